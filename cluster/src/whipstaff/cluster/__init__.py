@@ -1,0 +1,1 @@
+"""A local cluster: the stock control plane and our components as plain processes."""

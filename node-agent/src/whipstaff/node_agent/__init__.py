@@ -1,0 +1,1 @@
+"""A node agent: the kubelet's state machine above pluggable providers."""

@@ -1,0 +1,1 @@
+"""What the three components share: the API client, informers, work queues, leases, events, serving."""

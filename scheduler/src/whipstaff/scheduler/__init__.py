@@ -1,0 +1,1 @@
+"""A scheduler whose every decision is an array operation over all nodes."""

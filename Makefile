@@ -1,0 +1,52 @@
+# Thin by design: each target makes the virtual environment (quick the second time) and calls one command.
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: help up down status test unit check format bench soak requirements setup clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup:
+	@tools/setup $(VENV)
+
+up: setup ## Start a local cluster (ARGS="--nodes 100", see 'whipstaff up --help')
+	@$(BIN)/whipstaff up $(ARGS)
+
+down: setup ## Stop it and leave nothing behind
+	@$(BIN)/whipstaff down $(ARGS)
+
+status: setup ## What runs, and how it is
+	@$(BIN)/whipstaff status $(ARGS)
+
+test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
+	@$(BIN)/whipstaff binaries
+	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
+	@$(BIN)/pytest -m "apiserver or cluster" -q $(ARGS)
+
+unit: setup ## The tests that need no cluster
+	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
+
+check: setup ## Formatting, lints, types, layers
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## Format and mend what can be mended
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: setup ## The scheduler against the stock kube-scheduler, on 5,000 nodes and 10,000 pods
+	@$(BIN)/python -m bench $(ARGS)
+
+soak: setup ## 5,000 pods onto 1,000 nodes while components are killed
+	@$(BIN)/pytest e2e/test_soak.py -m cluster --full $(ARGS)
+
+requirements: setup ## Pin the dependencies anew
+	@UV=.uv/bin/uv tools/requirements
+
+clean: ## Remove the virtual environments (the cluster's binaries stay in the user's cache)
+	rm -rf .venv .uv

@@ -1,0 +1,77 @@
+"""`make bench`: each scheduler on a fresh control plane, the stock one and ours in the same run.
+
+    python -m bench [--workload SchedulingBasic] [--nodes N] [--init-pods N] [--pods N] [--scheduler NAME]... [--output FILE]
+
+Client limits are lifted for both (QPS 5000). Prints a table; --output stores the results as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import json
+import pathlib
+import platform
+import sys
+
+import click
+
+from bench import report, run, workloads
+
+
+def machine() -> str:
+    """The processor and the memory, for the record."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    models = [
+        line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if "model name" in line
+    ]
+    memory = pathlib.Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
+    model = models[0] if models else platform.processor()
+    return f"{len(models)} x {model}, {int(memory) // 2**20} GiB"
+
+
+@click.command()
+@click.option(
+    "--workload", type=click.Choice(sorted(workloads.WORKLOADS)), default="SchedulingBasic"
+)
+@click.option("--nodes", type=int, help="Another number of nodes than the workload's.")
+@click.option("--init-pods", type=int, help="Another number of pods bound before the clock starts.")
+@click.option("--pods", type=int, help="Another number of measured pods.")
+@click.option(
+    "--scheduler",
+    "schedulers",
+    multiple=True,
+    type=click.Choice(sorted(run.SCHEDULERS)),
+    default=("kube-scheduler", "whipstaff"),
+    show_default=True,
+)
+@click.option(
+    "--output", type=click.Path(path_type=pathlib.Path), help="Store the results as JSON."
+)
+def main(
+    workload: str,
+    nodes: int | None,
+    init_pods: int | None,
+    pods: int | None,
+    schedulers: tuple[str, ...],
+    output: pathlib.Path | None,
+) -> None:
+    """Measure schedulers side by side."""
+    chosen = workloads.WORKLOADS[workload]
+    sizes = {"nodes": nodes, "init_pods": init_pods, "pods": pods}
+    chosen = dataclasses.replace(chosen, **{k: v for k, v in sizes.items() if v is not None})
+    results = [asyncio.run(run.measure(chosen, scheduler)) for scheduler in schedulers]
+    record = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "machine": machine(),
+        "command": "python -m bench " + " ".join(sys.argv[1:]),
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+    if output is not None:
+        output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    click.echo(f"\n{record['date']}, {record['machine']}\n\n{report.table(results)}")
+
+
+if __name__ == "__main__":
+    main()

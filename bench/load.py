@@ -1,0 +1,105 @@
+"""Fills a control plane with nodes and pods, and watches pods being bound.
+
+The load is the same for every scheduler: many creates in flight, no think time, one watch over the pods that have a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from whipstaff.runtime import client, errors, resources
+
+IN_FLIGHT = 32
+NAMESPACE = "default"
+
+
+async def create_all(
+    api: client.Client,
+    resource: resources.Resource,
+    count: int,
+    body: Callable[[int], client.Object],
+    *,
+    done: Callable[[client.Object], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Create `count` objects, `IN_FLIGHT` at a time; `done` gets each answer."""
+    indices = iter(range(count))
+    made = 0
+
+    async def worker() -> None:
+        nonlocal made
+        for index in indices:
+            answer = await api.create(resource, body(index))
+            made += 1
+            if done is not None:
+                done(answer)
+            if progress is not None:
+                progress(made)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(IN_FLIGHT, count)):
+            group.create_task(worker())
+
+
+class BindWatch:
+    """Notes when each pod is first seen with a node: `bound[name] = (moment, node)`."""
+
+    def __init__(self, api: client.Client) -> None:
+        self.bound: dict[str, tuple[float, str]] = {}
+        self._api = api
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the watch."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait_for(
+        self, count: int, *, stalled: float, progress: Callable[[int], None]
+    ) -> None:
+        """Wait until `count` pods are bound.
+
+        Raises:
+            TimeoutError: nothing was bound for `stalled` seconds.
+        """
+        while len(self.bound) < count:
+            progress(len(self.bound))
+            if self._task is not None and self._task.done():
+                self._task.result()
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), stalled)
+            except TimeoutError:
+                raise TimeoutError(
+                    f"no pod was bound for {stalled:.0f} s: {len(self.bound)} of {count} have a node"
+                ) from None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                stream = self._api.watch(
+                    resources.PODS,
+                    NAMESPACE,
+                    field_selector="spec.nodeName!=",
+                    resource_version="0",
+                )
+                async for event in stream:
+                    self._note(event.object)
+            except errors.Unreachable:
+                continue
+
+    def _note(self, pod: dict[str, Any]) -> None:
+        node = pod.get("spec", {}).get("nodeName")
+        name = pod["metadata"].get("name", "")
+        if node and name not in self.bound:
+            self.bound[name] = (time.monotonic(), node)
+            self._changed.set()

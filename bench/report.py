@@ -1,0 +1,65 @@
+"""What a run measured, and the table that is printed and stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """One scheduler on one workload.
+
+    `seconds` runs from the first create to the last bind; `throughput` is scheduler_perf's average: the mean over one-second
+    samples, the first one left out. Latencies run from the answer to the create to the watch event with a node, in seconds.
+    """
+
+    workload: str
+    scheduler: str
+    nodes: int
+    pods: int
+    seconds: float
+    throughput: float
+    cpu_ms_per_pod: float
+    peak_rss_mb: float
+    latency_p50: float
+    latency_p99: float
+
+
+def throughput(bound_at: Sequence[float], started: float) -> float:
+    """The mean of one-second samples of pods bound, the first left out where there are more than two."""
+    if not bound_at:
+        return 0.0
+    seconds = int(max(bound_at) - started) + 1
+    samples = [0] * seconds
+    for moment in bound_at:
+        samples[max(0, int(moment - started))] += 1
+    whole = samples[1:-1] if len(samples) > 2 else samples
+    return statistics.fmean(whole)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The nearest-rank percentile; 0 for no values."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def table(results: Sequence[Result]) -> str:
+    """A Markdown table, a row a result, with the ratio to the stock scheduler's row of the same workload."""
+    stock = {r.workload: r for r in results if r.scheduler == "kube-scheduler"}
+    lines = [
+        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | peak RSS MB | create → bind p50 | p99 | pods/s to stock |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        base = stock.get(r.workload)
+        ratio = f"{r.pods / r.seconds / (base.pods / base.seconds):.2f}" if base else "-"
+        lines.append(
+            f"| {r.workload} | {r.nodes} | {r.pods} | {r.scheduler} | {r.pods / r.seconds:.0f} "
+            f"(samples {r.throughput:.0f}) | {r.cpu_ms_per_pod:.2f} | {r.peak_rss_mb:.0f} "
+            f"| {r.latency_p50:.2f} s | {r.latency_p99:.2f} s | {ratio} |"
+        )
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
 """`make bench`: each scheduler on a fresh control plane, the stock one and ours in the same run.
 
-    python -m bench [--workload SchedulingBasic] [--nodes N] [--init-pods N] [--pods N] [--scheduler NAME]... [--output FILE]
+    python -m bench [--workload NAME] [--nodes N] [--init-pods N] [--pods N] [--scheduler NAME]...
 
 Client limits are lifted for both (QPS 5000). Prints a table; --output stores the results as JSON.
 """

@@ -1,6 +1,7 @@
 """Fills a control plane with nodes and pods, and watches pods being bound.
 
-The load is the same for every scheduler: many creates in flight, no think time, one watch over the pods that have a node.
+The load is the same for every scheduler: many creates in flight, no think time, one watch over the
+pods that have a node.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class BindWatch:
                 await asyncio.wait_for(self._changed.wait(), stalled)
             except TimeoutError:
                 raise TimeoutError(
-                    f"no pod was bound for {stalled:.0f} s: {len(self.bound)} of {count} have a node"
+                    f"no pod was bound for {stalled:.0f} s: {len(self.bound)} of {count} are"
                 ) from None
 
     async def _run(self) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 class Result:
     """One scheduler on one workload.
 
-    `seconds` runs from the first create to the last bind; `throughput` is scheduler_perf's average: the mean over one-second
-    samples, the first one left out. Latencies run from the answer to the create to the watch event with a node, in seconds.
+    `seconds` runs from the first create to the last bind; `throughput` is scheduler_perf's average:
+    the mean over one-second samples, the first and the last, which aren't whole, left out. Latencies
+    run from the answer to the create to the watch event with a node, in seconds.
     """
 
     workload: str
@@ -28,7 +29,7 @@ class Result:
 
 
 def throughput(bound_at: Sequence[float], started: float) -> float:
-    """The mean of one-second samples of pods bound, the first left out where there are more than two."""
+    """The mean of one-second samples of pods bound, without the first and the last where more."""
     if not bound_at:
         return 0.0
     seconds = int(max(bound_at) - started) + 1
@@ -48,10 +49,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table, a row a result, with the ratio to the stock scheduler's row of the same workload."""
+    """A Markdown table, a row a result, with the ratio to the stock scheduler on the same workload."""
     stock = {r.workload: r for r in results if r.scheduler == "kube-scheduler"}
     lines = [
-        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | peak RSS MB | create → bind p50 | p99 | pods/s to stock |",
+        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | peak RSS MB "
+        "| create → bind p50 | p99 | pods/s to stock |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:

@@ -1,7 +1,7 @@
-"""One measurement: a fresh etcd and kube-apiserver, nodes, a scheduler, init pods, then the measured pods.
+"""One measurement: a fresh control plane, nodes, a scheduler, init pods, then the measured pods.
 
-A scheduler's CPU time and resident memory are its own process's, read while the measured pods are bound; the load generator
-and the API server share the machine with it, the same for every scheduler.
+A scheduler's CPU time and resident memory are its own process's, read while the measured pods are
+bound; the load generator and the API server share the machine with it, the same for every scheduler.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import click
 import psutil
+
 from bench import load, report, workloads
 from whipstaff.cluster import ports, testing
 from whipstaff.runtime import client, config, resources
@@ -98,7 +99,7 @@ def started(command: list[str], log: pathlib.Path) -> Iterator[psutil.Process]:
 
 @contextlib.asynccontextmanager
 async def peak_rss(process: psutil.Process) -> AsyncIterator[list[int]]:
-    """Sample the resident set five times a second; the list's one value is the largest seen, in bytes."""
+    """Sample the resident set five times a second; the one value is the largest seen, in bytes."""
     peak = [0]
 
     async def sample() -> None:

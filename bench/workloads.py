@@ -1,7 +1,7 @@
 """The workloads of upstream's scheduler_perf: how many nodes and pods, and what they look like.
 
-Answers to test/integration/scheduler_perf (performance-config.yaml and its templates). Only SchedulingBasic is here: the
-others need plugins that are not built yet.
+Answers to test/integration/scheduler_perf (performance-config.yaml and its templates). Only
+SchedulingBasic is here: the others need plugins that are not built yet.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ class Result:
     """One scheduler on one workload.
 
     `seconds` runs from the first create to the last bind; `throughput` is scheduler_perf's average:
-    the mean over one-second samples, the first and the last, which aren't whole, left out. Latencies
-    run from the answer to the create to the watch event with a node, in seconds.
+    the mean over one-second samples, the first and the last, which aren't whole, left out.
+    Latencies run from the answer to the create to the watch event with a node, in seconds.
     """
 
     workload: str
@@ -49,11 +49,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table, a row a result, with the ratio to the stock scheduler on the same workload."""
+    """A Markdown table: pods/s, CPU, peak RSS, create to bind, and the pods/s ratio to stock."""
     stock = {r.workload: r for r in results if r.scheduler == "kube-scheduler"}
     lines = [
-        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | peak RSS MB "
-        "| create → bind p50 | p99 | pods/s to stock |",
+        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | RSS MB | p50 | p99 | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:

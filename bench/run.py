@@ -1,7 +1,7 @@
 """One measurement: a fresh control plane, nodes, a scheduler, init pods, then the measured pods.
 
 A scheduler's CPU time and resident memory are its own process's, read while the measured pods are
-bound; the load generator and the API server share the machine with it, the same for every scheduler.
+bound; the load generator and the API server share the machine with it, alike for each.
 """
 
 from __future__ import annotations

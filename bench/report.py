@@ -52,7 +52,7 @@ def table(results: Sequence[Result]) -> str:
     """A Markdown table: pods/s, CPU, peak RSS, create to bind, and the pods/s ratio to stock."""
     stock = {r.workload: r for r in results if r.scheduler == "kube-scheduler"}
     lines = [
-        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | RSS MB | p50 | p99 | ratio |",
+        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | MB | p50 | p99 | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:

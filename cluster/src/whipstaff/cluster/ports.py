@@ -1,0 +1,58 @@
+"""Free TCP ports on loopback.
+
+A local cluster takes the ports that its users know (6443 and so on) and the next free ones when
+those are taken. Tests take theirs from below the kernel's ephemeral range, so that no outgoing
+connection takes one between the look and the use.
+"""
+
+import contextlib
+import random
+import socket
+from collections.abc import Collection
+
+from whipstaff.runtime import errors
+
+LOOPBACK = "127.0.0.1"
+_SCRATCH = range(20_000, 32_000)  # Linux hands out 32768 and above to outgoing connections
+
+
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on ``port`` now."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        # As Go's listeners do: a port whose last connections linger in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def pick(preferred: int, taken: Collection[int] = (), *, attempts: int = 1000) -> int:
+    """The first free port at or above ``preferred`` that isn't in ``taken``.
+
+    Raises:
+        StartupError: none of ``attempts`` ports in a row is free.
+    """
+    last = min(preferred + attempts, 65_536)
+    for port in range(preferred, last):
+        if port not in taken and is_free(port):
+            return port
+    raise errors.StartupError(f"no free port on {LOOPBACK} from {preferred} to {last - 1}")
+
+
+def scratch(count: int, rng: random.Random | None = None) -> list[int]:
+    """``count`` different free ports that nothing else is likely to ask for.
+
+    Raises:
+        StartupError: there are not that many.
+    """
+    candidates = (rng or random.Random()).sample(_SCRATCH, len(_SCRATCH))
+    found: list[int] = []
+    for port in candidates:
+        if len(found) == count:
+            return found
+        if is_free(port):
+            found.append(port)
+    raise errors.StartupError(f"no {count} free ports on {LOOPBACK}")

@@ -1,0 +1,83 @@
+"""Plain blocking HTTPS to loopback: health checks, and what tests ask of an apiserver.
+
+One request, one connection. Everything that talks to a running cluster as a client uses
+``whipstaff.runtime.client``.
+"""
+
+import http.client
+import json
+import pathlib
+import ssl
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any
+
+from whipstaff.cluster import certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server on loopback, whom to trust there and who we are.
+
+    ``ca`` None means that the certificate isn't checked: components sign their own on loopback.
+    """
+
+    url: str
+    ca: pathlib.Path | None = None
+    pair: certificates.Pair | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """A TLS context that can be used for many requests."""
+        context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+        if self.ca is None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.pair is not None:
+            context.load_cert_chain(self.pair.certificate, self.pair.key)
+        return context
+
+
+def request(
+    endpoint: Endpoint,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    content_type: str = "application/json",
+    timeout: float = 5,
+    context: ssl.SSLContext | None = None,
+) -> tuple[int, bytes]:
+    """The status and body of the answer.
+
+    Raises:
+        OSError, http.client.HTTPException: there is none.
+    """
+    parts = urllib.parse.urlsplit(endpoint.url)
+    host, port = parts.hostname or "", parts.port
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=timeout, context=context or endpoint.context()
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        connection.request(
+            method, path, None if body is None else json.dumps(body).encode(), headers
+        )
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def failure(endpoint: Endpoint, path: str, *, timeout: float = 1) -> str | None:
+    """Why ``GET path`` isn't answered with 200; None when it is."""
+    try:
+        status, _ = request(endpoint, "GET", path, timeout=timeout)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    return None if status == http.HTTPStatus.OK else f"answers {status}"

@@ -1,0 +1,292 @@
+"""What a plugin is: the extension points, their answers, and what a plugin says about itself.
+
+No loop runs here. A scheduling cycle asks plugins, in the profile's order, first which nodes can
+take a pod (filter) and then how well each of those would (score). Both answer for many nodes at
+once: a plugin gets the snapshot and the rows it is asked about, and returns one array entry a row.
+Someone who prefers to think of one node at a time writes `filter_node` and `score_node` instead
+(see `whipstaff.scheduler.pernode`).
+
+Answers to `k8s.io/kube-scheduler/framework/interface.go`. Left out: what happens once a node is
+chosen (reserve, permit, bind), which is the shell's business, and extension points that nothing
+built here implements yet (PostFilter, the placement points).
+
+How results are reused: the decider keeps what a plugin answered for pods that look alike, and asks
+again only about the rows that changed since. A plugin says what its answers depend on:
+`sign` for the pod's side, `filter_reads` and `score_reads` for the cluster's side. The defaults
+promise nothing, so a plugin that says nothing is asked about every node for every pod.
+"""
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from whipstaff.scheduler import pods, snapshot
+
+MAX_NODE_SCORE = 100
+MIN_NODE_SCORE = 0
+
+Int64s: TypeAlias = npt.NDArray[np.int64]
+Codes: TypeAlias = npt.NDArray[np.int8]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Rows: TypeAlias = npt.NDArray[np.intp] | slice
+"""Rows of the snapshot: `ALL_ROWS`, or their indices. `column[rows]` works with both."""
+
+ALL_ROWS = slice(None)
+
+CycleState: TypeAlias = dict[str, Any]
+"""What a plugin remembers from pre_filter to filter, or from pre_score to score, by its name."""
+
+
+class Code(enum.IntEnum):
+    """How an extension point answered; names and order are upstream's."""
+
+    SUCCESS = 0
+    ERROR = 1
+    UNSCHEDULABLE = 2
+    UNSCHEDULABLE_AND_UNRESOLVABLE = 3
+    WAIT = 4
+    SKIP = 5
+    PENDING = 6
+
+    @property
+    def label(self) -> str:
+        """Upstream's spelling, as metrics carry it (`UnschedulableAndUnresolvable`)."""
+        return self.name.title().replace("_", "")
+
+
+_REJECTED = frozenset({Code.UNSCHEDULABLE, Code.UNSCHEDULABLE_AND_UNRESOLVABLE, Code.PENDING})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Status:
+    """An answer that isn't about single nodes, or the answer about one node."""
+
+    code: Code = Code.SUCCESS
+    reasons: tuple[str, ...] = ()
+    plugin: str = ""
+
+    @property
+    def message(self) -> str:
+        """The reasons as one text."""
+        return ", ".join(self.reasons)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether nothing stands in the way."""
+        return self.code == Code.SUCCESS
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether a plugin said no (and didn't merely fail)."""
+        return self.code in _REJECTED
+
+
+SUCCESS = Status()
+SKIP = Status(Code.SKIP)
+"""From pre_filter or pre_score: the plugin's filter or score has nothing to do for this pod."""
+
+
+class PluginError(Exception):
+    """A plugin failed, which says nothing about the pod: it is tried again with a back-off.
+
+    Upstream's Code Error; its text becomes the message of a SchedulerError condition.
+    """
+
+    def __init__(self, plugin: str, message: str) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+
+
+@dataclasses.dataclass(slots=True)
+class Verdict:
+    """What a filter says about the rows it was asked about.
+
+    `codes` has a `Code` a row, 0 where the pod fits. `reasons` has an index into `texts` a row
+    (only meaningful where the code isn't 0), and each entry of `texts` holds the reasons that a
+    row is rejected for: nearly always one.
+    """
+
+    codes: Codes  # (rows,)
+    reasons: Int64s  # (rows,)
+    texts: Sequence[tuple[str, ...]]
+
+
+def reject(
+    where: Mask, reason: str, code: Code = Code.UNSCHEDULABLE_AND_UNRESOLVABLE
+) -> Verdict | None:
+    """The verdict that rejects the rows set in `where`, all for one reason; None if none is set."""
+    if not where.any():
+        return None
+    return Verdict(where * np.int8(code), np.zeros(len(where), np.int64), ((reason,),))
+
+
+class Reads(enum.Flag):
+    """What of the cluster an answer about a row depends on.
+
+    NODE: the row's node object. PODS: the pods on that node. IMAGES: which nodes hold which images
+    and how many nodes there are. ANYTHING: more than that, or things outside of the snapshot.
+    """
+
+    NOTHING = 0
+    NODE = enum.auto()
+    PODS = enum.auto()
+    IMAGES = enum.auto()
+    ANYTHING = enum.auto()
+
+
+class Unsigned(enum.Enum):
+    """The type of `UNSIGNED`."""
+
+    UNSIGNED = enum.auto()
+
+
+UNSIGNED = Unsigned.UNSIGNED
+"""From `Plugin.sign`: nothing is known of which pods look alike to the plugin."""
+
+
+class Plugin(abc.ABC):  # noqa: B024 - which methods a plugin has is what it says it does
+    """The base of every plugin. It implements an extension point by having its methods.
+
+    `name` is what configuration, metrics and messages call it. A plugin with a `sign` other than
+    the default promises that its pre_filter, filter, pre_score and score look at nothing of the pod
+    but what the signature and `PodInfo.class_key` hold, and at nothing of the cluster but what
+    `filter_reads` and `score_reads` say.
+    """
+
+    name: ClassVar[str]
+    filter_reads: ClassVar[Reads] = Reads.ANYTHING
+    score_reads: ClassVar[Reads] = Reads.ANYTHING
+
+    def sign(self, pod: "pods.PodInfo") -> Hashable:  # noqa: ARG002
+        """What the plugin reads of `pod` beyond `pod.class_key`: equal for pods that look alike.
+
+        `()` when it reads nothing else, `UNSIGNED` (the default) when that isn't known.
+        Upstream: SignPlugin.
+        """
+        return UNSIGNED
+
+
+@runtime_checkable
+class PreEnqueuePlugin(Protocol):
+    """Keeps a pod out of the active queue until it says success."""
+
+    name: ClassVar[str]
+
+    def pre_enqueue(self, pod: "pods.PodInfo") -> Status:
+        """Success to let the pod be tried."""
+
+
+class QueuedPod(Protocol):
+    """What a queue-sort plugin may look at."""
+
+    @property
+    def pod(self) -> "pods.PodInfo":
+        """The waiting pod."""
+
+    @property
+    def timestamp(self) -> float:
+        """When it last entered the queue, in seconds."""
+
+
+@runtime_checkable
+class QueueSortPlugin(Protocol):
+    """Says which waiting pod comes first."""
+
+    name: ClassVar[str]
+
+    def sort_key(self, queued: QueuedPod) -> Any:
+        """A key whose natural order is the order of scheduling (the smallest comes first)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeNames:
+    """From pre_filter: only these nodes can be meant, so no other needs to be looked at."""
+
+    names: frozenset[str]
+
+
+@runtime_checkable
+class PreFilterPlugin(Protocol):
+    """Looks at the pod once, before any node."""
+
+    name: ClassVar[str]
+
+    def pre_filter(
+        self, state: CycleState, pod: "pods.PodInfo", snapshot: "snapshot.Snapshot"
+    ) -> Status | NodeNames | None:
+        """None to go on; `SKIP` to leave the plugin's filter out; a rejecting status for no node.
+
+        A plugin that reads ANYTHING is asked for every pod; others once for pods that look alike,
+        and may not look at the snapshot here.
+        """
+
+
+@runtime_checkable
+class FilterPlugin(Protocol):
+    """Says which nodes can't take the pod."""
+
+    name: ClassVar[str]
+
+    def filter(
+        self, state: CycleState, pod: "pods.PodInfo", snapshot: "snapshot.Snapshot", rows: Rows
+    ) -> Verdict | None:
+        """The verdict over `rows`; None when the pod fits all of them."""
+
+
+@runtime_checkable
+class PreScorePlugin(Protocol):
+    """Looks at the pod and the nodes that can take it, before scoring."""
+
+    name: ClassVar[str]
+
+    def pre_score(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+        feasible: npt.NDArray[np.intp],
+    ) -> Status | None:
+        """None to go on, `SKIP` to leave the plugin's score out.
+
+        `feasible` are the rows that passed the filters, in ascending order. Asked as often as
+        `PreFilterPlugin.pre_filter`; a plugin that doesn't read ANYTHING may look at neither
+        snapshot nor `feasible`.
+        """
+
+
+@runtime_checkable
+class ScorePlugin(Protocol):
+    """Says how well each node would do."""
+
+    name: ClassVar[str]
+
+    def score(
+        self, state: CycleState, pod: "pods.PodInfo", snapshot: "snapshot.Snapshot", rows: Rows
+    ) -> Int64s:
+        """A score a row: 0 to 100, or anything if the plugin has `normalize`."""
+
+
+@runtime_checkable
+class NormalizePlugin(Protocol):
+    """A score plugin that has to see all scores to bring them between 0 and 100."""
+
+    def normalize(self, state: CycleState, pod: "pods.PodInfo", scores: Int64s) -> Int64s:
+        """`scores` of the feasible rows (in ascending row order), brought to 0..100."""
+
+
+def default_normalize(scores: Int64s, *, reverse: bool) -> Int64s:
+    """Scores scaled so that the highest is 100; with `reverse`, so that the lowest is best.
+
+    Source: `plugins/helper/normalize_score.go`.
+    """
+    highest = int(scores.max(initial=0))
+    if highest == 0:
+        return np.full_like(scores, MAX_NODE_SCORE) if reverse else scores
+    scaled = MAX_NODE_SCORE * scores // highest
+    return MAX_NODE_SCORE - scaled if reverse else scaled

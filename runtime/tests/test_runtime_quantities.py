@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from whipstaff.runtime import quantities
 
 # text, Value(), MilliValue(), canonical text, format: what k8s.io/apimachinery v0.36.3 answers.

@@ -1,0 +1,577 @@
+"""Where the API server is and who we are: kubeconfig files, a pod's own service account.
+
+Runs no loop. It owns what the client needs to open connections: the server's address, one TLS
+context, and the headers that prove an identity. Tokens change while a component runs (token files
+and service account tokens rotate, plugins issue short-lived ones), so the headers are asked for
+before each request and renewed here when they are due, in a thread, since plugins may take seconds.
+
+The official client reads the files, merges them and runs the plugins (`kubernetes.config`). It
+takes half a second and 20 MB to import, so it is imported by `load` and not with this module.
+Beside it stand the things that it leaves to its caller: certificates without files that hold their
+keys, re-reading what rotated, impersonation, proxies from the environment, messages that name file
+and field.
+
+Answers to client-go ``tools/clientcmd``, ``rest/config.go``, ``transport/token_source.go`` and
+``plugin/pkg/client/auth/exec``. Leaves out SOCKS proxies and writing kubeconfig files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import datetime
+import functools
+import importlib
+import ipaddress
+import math
+import os
+import pathlib
+import ssl
+import tempfile
+import threading
+import time
+import types
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import multidict
+import yaml
+
+from whipstaff.runtime import errors, logs
+
+SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# Tokens and certificates in files: looked at again after a minute, as client-go does.
+FILE_PERIOD = 60.0
+# A plugin that takes longer than this is taken for hung.
+PLUGIN_TIMEOUT = 60.0
+# How long credentials are left alone after an attempt to renew them brought nothing new.
+RENEWAL_PAUSE = 5.0
+
+_T = TypeVar("_T")
+_log = logs.get("runtime.config")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A client certificate with its key, both PEM, and the place that messages name."""
+
+    where: str
+    pem: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What proves an identity, and for how many seconds it may be used without looking again."""
+
+    headers: multidict.CIMultiDict[str] = field(default_factory=multidict.CIMultiDict, repr=False)
+    certificate: Certificate | None = None
+    lifetime: float = math.inf
+
+
+@dataclass(slots=True)
+class Connection:
+    """One API server and one identity.
+
+    Attributes:
+        server: the URL that paths are appended to, without a slash at its end.
+        source: where this came from, for messages: a file and its context.
+        namespace: the namespace to use where none is given.
+        tls: the one TLS context of the process for this server; None for plain HTTP. Renewed client
+            certificates are loaded into it, so connections opened later use them.
+        server_hostname: the name that the server's certificate must carry, where it isn't the
+            URL's.
+        proxy: the URL of an HTTP proxy.
+    """
+
+    server: str
+    source: str
+    namespace: str = "default"
+    tls: ssl.SSLContext | None = None
+    server_hostname: str | None = None
+    proxy: str | None = None
+    authenticate: Callable[[], Credentials] | None = field(default=None, repr=False)
+    _credentials: Credentials | None = field(default=None, repr=False)
+    _due: float = -math.inf
+    _pause_until: float = -math.inf
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        return _is_loopback(urllib.parse.urlsplit(self.server).hostname or "")
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client certificate in use."""
+        return self._credentials.certificate if self._credentials else None
+
+    async def headers(self) -> Mapping[str, str]:
+        """The headers that prove the identity; the same object for as long as they hold.
+
+        Raises:
+            errors.Unreachable: a plugin, token file or identity provider gives none.
+        """
+        if self._credentials is None or time.monotonic() >= self._due:
+            await self._renew(self._credentials)
+        assert self._credentials is not None
+        return self._credentials.headers
+
+    async def rejected(self, headers: Mapping[str, str]) -> bool:
+        """Take note that the server answered these headers by 401; True if there are new ones.
+
+        Raises:
+            errors.Unreachable: as `headers` does.
+        """
+        if self._credentials is None or self._credentials.headers is not headers:
+            return True
+        if self.authenticate is None or time.monotonic() < self._pause_until:
+            return False
+        await self._renew(self._credentials, keep=False)
+        if self._credentials.headers is not headers:
+            return True
+        self._pause_until = time.monotonic() + RENEWAL_PAUSE
+        return False
+
+    async def _renew(self, seen: Credentials | None, *, keep: bool = True) -> None:
+        """Ask again, once for all who wait; `keep`: go on with the old ones if that fails."""
+        async with self._lock:
+            if self._credentials is not seen:
+                return
+            if self.authenticate is None:
+                self._credentials, self._due = Credentials(), math.inf
+                return
+            try:
+                fresh = await _in_thread(self.authenticate, PLUGIN_TIMEOUT)
+                self.adopt(fresh)
+            except errors.WhipstaffError as error:
+                self._pause_until = time.monotonic() + RENEWAL_PAUSE
+                if self._credentials is None or not keep:
+                    raise errors.Unreachable(str(error)) from error
+                self._due = time.monotonic() + RENEWAL_PAUSE
+                _log.warning("cannot renew credentials, going on with the old", error=str(error))
+
+    def adopt(self, fresh: Credentials) -> None:
+        """Use these from now on.
+
+        Raises:
+            errors.ConfigurationError: the certificate and its key can't be used.
+        """
+        old = self._credentials
+        if fresh.certificate and self.tls and (old is None or fresh.certificate != old.certificate):
+            _load_certificate(self.tls, fresh.certificate)
+        # The headers' identity tells the client whether a request's credentials are still current.
+        same = old is not None and old.headers == fresh.headers
+        changed = old is not None and old.certificate != fresh.certificate
+        headers = old.headers if old is not None and same and not changed else fresh.headers
+        self._credentials = Credentials(headers, fresh.certificate, fresh.lifetime)
+        self._due = time.monotonic() + fresh.lifetime
+
+
+def load(
+    kubeconfig: str | os.PathLike[str] | None = None, context: str | None = None
+) -> Connection:
+    """The connection that a file describes, or the surroundings do.
+
+    Nothing is sent and no plugin is run: the first request does that.
+
+    Args:
+        kubeconfig: a file; None looks at ``$KUBECONFIG`` (several files joined by colons are
+            merged), ``~/.kube/config`` and the service account of a pod, in this order.
+        context: a context of the file; None takes its current one.
+
+    Raises:
+        errors.ConfigurationError: no such file, context, cluster or user; a field that can't be
+            used. The text names file and field.
+    """
+    if kubeconfig is not None:
+        return _from_files(os.fspath(kubeconfig), context, f"kubeconfig {os.fspath(kubeconfig)}")
+    if from_environment := os.environ.get("KUBECONFIG"):
+        return _from_files(from_environment, context, f"$KUBECONFIG ({from_environment})")
+    home = pathlib.Path("~/.kube/config").expanduser()
+    if home.exists():
+        return _from_files(str(home), context, f"kubeconfig {home}")
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        if context is not None:
+            raise errors.ConfigurationError(f"no kubeconfig to look for context {context!r} in")
+        return _from_pod()
+    raise errors.ConfigurationError(
+        f"no kubeconfig: none was given, $KUBECONFIG is empty, {home} doesn't exist and this "
+        "isn't a pod with a service account"
+    )
+
+
+# ---- kubeconfig files -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A cluster or user of a kubeconfig: its fields, and the file that relative paths start at."""
+
+    what: str
+    fields: dict[str, Any]
+    file: str
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return pathlib.Path(self.file).absolute().parent
+
+    def error(self, key: str, problem: str) -> errors.ConfigurationError:
+        return errors.ConfigurationError(f"{self.file}: {self.what}: {key}: {problem}")
+
+    def content(self, key: str) -> tuple[str, bytes] | None:
+        """What ``KEY-data`` holds or the file at ``KEY`` does, and the place for messages."""
+        if data := self.fields.get(f"{key}-data"):
+            try:
+                return f"{key}-data of {self.what} in {self.file}", base64.b64decode(
+                    data, validate=True
+                )
+            except (binascii.Error, TypeError, ValueError) as error:
+                raise self.error(f"{key}-data", f"isn't base64 ({error})") from error
+        if not (name := self.fields.get(key)):
+            return None
+        path = self.folder / str(name)
+        try:
+            return str(path), path.read_bytes()
+        except OSError as error:
+            raise self.error(key, f"cannot read {path}: {error.strerror}") from error
+
+
+def _from_files(paths: str, context: str | None, source: str) -> Connection:
+    merged, save = _merge(paths, source)
+    name = context or merged.value.get("current-context")
+    if not name:
+        raise errors.ConfigurationError(f"{source}: current-context is empty and no --context")
+    chosen = _entry(merged, "context", name, source).fields
+    source = f"{source} context {name!r}"
+    cluster = _entry(merged, "cluster", chosen.get("cluster"), source)
+    user = _Entry("no user", {}, cluster.file)
+    if chosen.get("user"):
+        user = _entry(merged, "user", chosen["user"], source)
+    server = _server(cluster)
+    connection = Connection(
+        server=server,
+        source=source,
+        namespace=chosen.get("namespace") or "default",
+        tls=_tls(cluster) if server.startswith("https:") else None,
+        server_hostname=cluster.fields.get("tls-server-name"),
+        proxy=_proxy(server, cluster),
+        authenticate=functools.partial(_authenticate, cluster, user, save),
+    )
+    if "exec" not in user.fields and "auth-provider" not in user.fields:
+        connection.adopt(_authenticate(cluster, user, save))
+    return connection
+
+
+def _merge(paths: str, source: str) -> tuple[Any, Callable[[], None]]:
+    """The files as the official client merges them, and the function that saves its changes."""
+    kube_config = _official("kube_config")
+
+    wanted = [pathlib.Path(path).expanduser() for path in paths.split(os.pathsep) if path]
+    if not any(path.exists() for path in wanted):
+        raise errors.ConfigurationError(f"{source}: no such file")
+    try:
+        merger = kube_config.KubeConfigMerger(paths)
+    except OSError as error:
+        raise errors.ConfigurationError(f"{error.filename}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise errors.ConfigurationError(f"{source}: isn't YAML: {text}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.ConfigurationError(f"{source}: isn't a kubeconfig") from error
+    if merger.config is None or not isinstance(merger.config.value, dict):
+        raise errors.ConfigurationError(f"{source}: isn't a kubeconfig")
+    return merger.config, merger.save_changes
+
+
+def _entry(merged: Any, kind: str, name: Any, source: str) -> _Entry:
+    if not name:
+        raise errors.ConfigurationError(f"{source}: it names no {kind}")
+    nodes = merged.value.get(f"{kind}s") or []
+    for node in nodes:
+        if node.value.get("name") == name:
+            return _Entry(f"{kind} {name!r}", node.value.get(kind) or {}, node.path)
+    known = ", ".join(sorted(str(node.value.get("name")) for node in nodes)) or "none"
+    raise errors.ConfigurationError(f"{source}: no {kind} {name!r} (there are: {known})")
+
+
+def _server(cluster: _Entry) -> str:
+    server = str(cluster.fields.get("server") or "").rstrip("/")
+    try:
+        parts = urllib.parse.urlsplit(server)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise cluster.error("server", f"{server!r} isn't an http:// or https:// URL")
+    return server
+
+
+def _tls(cluster: _Entry) -> ssl.SSLContext:
+    authority = cluster.content("certificate-authority")
+    context = _context(authority, functools.partial(cluster.error, "certificate-authority"))
+    if cluster.fields.get("insecure-skip-tls-verify"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _context(
+    authority: tuple[str, bytes] | None, error: Callable[[str], errors.ConfigurationError]
+) -> ssl.SSLContext:
+    try:
+        pem = authority[1].decode("ascii") if authority else None
+        context = ssl.create_default_context(cadata=pem)
+    except (ssl.SSLError, UnicodeDecodeError, ValueError) as problem:
+        where = authority[0] if authority else "the system's certificates"
+        raise error(f"no usable certificate in {where}") from problem
+    # Python 3.13 turns this on. Many clusters' certificates lack the extensions that it asks for,
+    # and Go, which every other client is written in, doesn't ask.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _proxy(server: str, cluster: _Entry) -> str | None:
+    if proxy := cluster.fields.get("proxy-url"):
+        if urllib.parse.urlsplit(str(proxy)).scheme not in {"http", "https"}:
+            raise cluster.error("proxy-url", f"{proxy!r}: only HTTP proxies are supported")
+        return str(proxy)
+    return _proxy_from_environment(server)
+
+
+def _proxy_from_environment(server: str) -> str | None:
+    parts = urllib.parse.urlsplit(server)
+    host = parts.hostname or ""
+    if _is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def _authenticate(cluster: _Entry, user: _Entry, save: Callable[[], None]) -> Credentials:
+    """Credentials of a kubeconfig's user, read anew: blocks for as long as a plugin takes."""
+    headers = _impersonation(user.fields)
+    certificate = _certificate(user)
+    lifetime = math.inf
+    if "client-certificate" in user.fields or "tokenFile" in user.fields:
+        lifetime = FILE_PERIOD
+    if token := _token(cluster, user, save):
+        headers["Authorization"] = token
+        if "auth-provider" in user.fields:
+            lifetime = FILE_PERIOD
+    elif "exec" in user.fields:
+        issued = _run_plugin(cluster, user)
+        headers.extend(issued.headers)
+        certificate = issued.certificate or certificate
+        lifetime = issued.lifetime
+    return Credentials(headers, certificate, lifetime)
+
+
+def _certificate(user: _Entry) -> Certificate | None:
+    certificate, key = user.content("client-certificate"), user.content("client-key")
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        missing = "client-key" if key is None else "client-certificate"
+        raise user.error(missing, "is missing beside its other half")
+    return Certificate(certificate[0], certificate[1], key[1])
+
+
+def _token(cluster: _Entry, user: _Entry, save: Callable[[], None]) -> str | None:
+    """The Authorization header: token, token file, password or auth-provider."""
+    kube_config = _official("kube_config")
+
+    # Certificates are read here and plugins are run here; what is left is the loader's.
+    ours = ("exec", "client-certificate", "client-certificate-data", "client-key")
+    fields = {k: v for k, v in user.fields.items() if k not in (*ours, "client-key-data")}
+    name = {"name": "chosen"}
+    settings = types.SimpleNamespace(api_key={})
+    try:
+        kube_config.KubeConfigLoader(
+            {
+                "current-context": "chosen",
+                "contexts": [name | {"context": {"cluster": "chosen", "user": "chosen"}}],
+                "clusters": [name | {"cluster": {"server": cluster.fields["server"]}}],
+                "users": [name | {"user": fields}],
+            },
+            config_base_path=str(user.folder),
+            config_persister=save,
+        ).load_and_set(settings)
+    except _official("config_exception").ConfigException as error:
+        raise errors.ConfigurationError(f"{user.file}: {user.what}: {error}") from error
+    except OSError as error:
+        raise user.error("tokenFile", f"cannot read {error.filename}: {error.strerror}") from error
+    except Exception as error:
+        # An auth-provider talks to its issuer with other libraries, which raise what they like.
+        if "auth-provider" not in fields:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise user.error("auth-provider", text) from error
+    token = settings.api_key.get("BearerToken")
+    return str(token).strip() if token else None
+
+
+def _impersonation(fields: Mapping[str, Any]) -> multidict.CIMultiDict[str]:
+    headers = multidict.CIMultiDict[str]()
+    if user := fields.get("as"):
+        headers["Impersonate-User"] = str(user)
+    if uid := fields.get("as-uid"):
+        headers["Impersonate-Uid"] = str(uid)
+    for group in fields.get("as-groups") or []:
+        headers.add("Impersonate-Group", str(group))
+    for key, values in (fields.get("as-user-extra") or {}).items():
+        for value in values:
+            headers.add(f"Impersonate-Extra-{urllib.parse.quote(key, safe='')}", str(value))
+    return headers
+
+
+def _run_plugin(cluster: _Entry, user: _Entry) -> Credentials:
+    """What the exec plugin of a user issues."""
+    kube_config, exec_provider = _official("kube_config"), _official("exec_provider")
+
+    settings = dict(user.fields["exec"] or {})
+    command = str(settings.get("command") or "")
+    if os.sep in command:  # as clientcmd: a path is relative to the file, a name is looked up
+        settings["command"] = command = str(user.folder / command)
+    about = kube_config.ConfigNode("cluster", dict(cluster.fields))
+    try:
+        provider = exec_provider.ExecProvider(kube_config.ConfigNode("exec", settings), None, about)
+        status = provider.run()
+    except _official("config_exception").ConfigException as error:
+        raise user.error("exec", f"{command}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        hint = " ".join(str(settings.get("installHint") or "").split())
+        raise user.error("exec", f"{command}: {error.strerror}. {hint}".rstrip(". ")) from error
+    return _issued(user, command, status)
+
+
+def _issued(user: _Entry, command: str, status: Mapping[str, Any]) -> Credentials:
+    headers = multidict.CIMultiDict[str]()
+    certificate = None
+    if token := status.get("token"):
+        headers["Authorization"] = f"Bearer {token}"
+    pem, key = status.get("clientCertificateData"), status.get("clientKeyData")
+    if pem and key:
+        where = f"the certificate that {command} issued"
+        certificate = Certificate(where, pem.encode(), key.encode())
+    if not headers and certificate is None:
+        raise user.error("exec", f"{command} issued neither a token nor a certificate with its key")
+    lifetime = math.inf
+    if expiry := status.get("expirationTimestamp"):
+        left = datetime.datetime.fromisoformat(expiry) - datetime.datetime.now(datetime.UTC)
+        # Renewed a little early, so that no request carries a token that dies on the way.
+        seconds = left.total_seconds()
+        lifetime = max(seconds - min(10.0, seconds / 5), 0.0)
+    return Credentials(headers, certificate, lifetime)
+
+
+# ---- a pod's service account ------------------------------------------------------------------
+
+
+def _from_pod() -> Connection:
+    authority = SERVICE_ACCOUNT / "ca.crt"
+    server, credentials = _service_account(authority)
+    try:
+        pem = authority.read_bytes()
+        namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
+    except OSError as error:
+        raise errors.ConfigurationError(
+            f"cannot read {error.filename}: {error.strerror}"
+        ) from error
+    connection = Connection(
+        server=server,
+        source=f"service account in {SERVICE_ACCOUNT}",
+        namespace=namespace or "default",
+        tls=_context((str(authority), pem), errors.ConfigurationError),
+        proxy=_proxy_from_environment(server),
+        authenticate=lambda: _service_account(authority)[1],
+    )
+    connection.adopt(credentials)
+    return connection
+
+
+def _service_account(authority: pathlib.Path) -> tuple[str, Credentials]:
+    incluster_config = _official("incluster_config")
+
+    settings = types.SimpleNamespace(api_key={})
+    try:
+        incluster_config.InClusterConfigLoader(
+            token_filename=str(SERVICE_ACCOUNT / "token"), cert_filename=str(authority)
+        ).load_and_set(settings)
+    except (_official("config_exception").ConfigException, OSError) as error:
+        raise errors.ConfigurationError(f"service account in {SERVICE_ACCOUNT}: {error}") from error
+    # The loader's hook would read the token again; Connection asks for all of this again instead.
+    token = settings.api_key["BearerToken"].split(maxsplit=1)[-1].strip()
+    headers = multidict.CIMultiDict({"Authorization": f"Bearer {token}"})
+    return settings.host, Credentials(headers, lifetime=FILE_PERIOD)
+
+
+# ---- shared -----------------------------------------------------------------------------------
+
+
+def _official(module: str) -> Any:
+    """A module of the official client's loader, imported late for its weight."""
+    return importlib.import_module(f"kubernetes.config.{module}")
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: Certificate) -> None:
+    """Into the context, by way of files: OpenSSL takes them from nowhere else."""
+
+    def encrypted() -> bytes:
+        raise errors.ConfigurationError(f"{certificate.where}: its key is encrypted")
+
+    with tempfile.TemporaryDirectory(prefix="whipstaff-") as name:
+        folder = pathlib.Path(name)
+        (folder / "crt").write_bytes(certificate.pem)
+        (folder / "key").touch(mode=0o600)
+        (folder / "key").write_bytes(certificate.key)
+        try:
+            context.load_cert_chain(folder / "crt", folder / "key", password=encrypted)
+        except ssl.SSLError as error:
+            problem = (
+                "its key belongs to another certificate"
+                if error.reason == "KEY_VALUES_MISMATCH"
+                else "the certificate or its key isn't usable PEM"
+            )
+            raise errors.ConfigurationError(f"{certificate.where}: {problem}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _in_thread(function: Callable[[], _T], timeout: float) -> _T:
+    """Run it beside the loop, in a thread that a hanging plugin may keep: it holds up no exit."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[_T] = loop.create_future()
+
+    def settle(value: _T | None, error: Exception | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast(_T, value))
+
+    def work() -> None:
+        value, problem = None, None
+        try:
+            value = function()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the one who waits gets it)
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, value, problem)
+
+    threading.Thread(target=work, name="whipstaff-credentials", daemon=True).start()
+    try:
+        return await asyncio.wait_for(outcome, timeout)
+    except TimeoutError as error:
+        raise errors.Unreachable(f"no credentials were issued within {timeout:.0f} s") from error

@@ -99,7 +99,7 @@ class Authority:
     def ensure_pair(
         self, folder: pathlib.Path, name: str, subject: Subject, now: datetime.datetime
     ) -> Pair:
-        """Read ``folder/name``, or issue it where it isn't this subject's, ours and good a month."""
+        """Read a pair, or issue it where it isn't this subject's, ours and good for a month."""
         pair = _pair(folder, name)
         found = _read(pair)
         if found is not None and self._still_good(found[0], subject, now):

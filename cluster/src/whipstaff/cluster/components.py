@@ -1,39 +1,56 @@
 """The components of a local cluster: how each is started, and how one sees that it serves.
 
 Answers to kubeadm's static pod manifests (cmd/kubeadm/app/phases/controlplane). One function a
-component, from `Settings` to `Component`, and nothing is started here. Every listener is on
-loopback.
+component, from `Settings` to `Component`; `table` says which of them make up a cluster and what
+each waits for. Nothing is started here. Every listener is on loopback.
 """
 
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whipstaff.cluster import certificates, layout, ports, probes
 
 SERVICE_CIDR = "10.96.0.0/16"
 ISSUER = f"https://kubernetes.default.svc.{certificates.CLUSTER_DOMAIN}"
+BOOTSTRAP = "bootstrap"  # what waits for it starts when its users have their rights
+
+REPLACEABLE = ("scheduler",)  # what ``--stock`` takes: components that are ours otherwise
+
+# client-go's default of 20 requests a second makes a controller take a minute for 1,000 nodes.
+_CONTROLLER_QPS, _CONTROLLER_BURST = 300, 600
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where each listener is."""
+    """Where each listener is; a new field is a new port to pick, its default the usual one."""
 
-    etcd: int
-    etcd_peer: int
-    apiserver: int
+    apiserver: int = 6443
+    etcd: int = 2379
+    etcd_peer: int = 2380
+    controller_manager: int = 10257
+    scheduler: int = 10259
+    node_agent: int = 10250
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the components' flags are made of."""
+    """What the components' flags are made of.
+
+    Attributes:
+        extra: flags from outside by component, last on its command line, so that they win.
+    """
 
     files: layout.Layout
     pki: certificates.Pki
     ports: Ports
     binaries: Mapping[str, pathlib.Path]
+    nodes: int = 0
+    provider: str = "simulated"
+    stock: frozenset[str] = frozenset()
     fsync: bool = True
-    extra_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def server(self) -> str:
@@ -45,17 +62,66 @@ class Settings:
         """Where etcd's clients reach it."""
         return f"https://{ports.LOOPBACK}:{self.ports.etcd}"
 
+    @property
+    def pod_cidr(self) -> str:
+        """What the nodes' /24 are cut from: room for 256 nodes, or for 32,768."""
+        return "10.244.0.0/16" if self.nodes <= 256 else "10.128.0.0/9"
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One process: its command, and the answer (200) by which one knows that it serves."""
+    """One process: its command, and the answer (200) by which one knows that it serves.
+
+    Attributes:
+        after: components (and `BOOTSTRAP`) that must serve before this one starts.
+        grace: seconds that it may take to leave.
+    """
 
     name: str
     argv: tuple[str, ...]
     endpoint: probes.Endpoint
     health: str
     port: int
-    grace: float  # seconds it may take to leave
+    after: tuple[str, ...] = ()
+    grace: float = 10
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def table(settings: Settings) -> list[Component]:
+    """The cluster's components, in the order in which they start."""
+    stock_scheduler = "scheduler" in settings.stock
+    return [
+        etcd(settings),
+        kube_apiserver(settings),
+        kube_controller_manager(settings),
+        kube_scheduler(settings) if stock_scheduler else scheduler(settings),
+        *([node_agent(settings)] if settings.nodes else []),
+    ]
+
+
+def stopping_waves(components: Sequence[Component]) -> list[list[Component]]:
+    """Which components stop together, so that none outlives what it needs."""
+    waves, left = [], list(components)
+    while left:
+        needed = {name for component in left for name in component.after}
+        wave = [component for component in left if component.name not in needed]
+        waves.append(wave)
+        left = [component for component in left if component not in wave]
+    return waves
+
+
+def needed_binaries(stock: frozenset[str]) -> tuple[str, ...]:
+    """The names of the binaries that `table` runs."""
+    scheduler = ("kube-scheduler",) if "scheduler" in stock else ()
+    return ("etcd", "kube-apiserver", "kube-controller-manager", *scheduler)
+
+
+def users(stock: frozenset[str]) -> dict[str, str]:
+    """The user of each kubeconfig that the components are given, by the kubeconfig's name."""
+    names = ["whipstaff-node-agent"]
+    names.append("kube-scheduler" if "scheduler" in stock else "whipstaff-scheduler")
+    names.append("kube-controller-manager")
+    return {name: f"system:{name}" if name.startswith("kube-") else name for name in names}
 
 
 def etcd(settings: Settings) -> Component:
@@ -86,9 +152,7 @@ def etcd(settings: Settings) -> Component:
     endpoint = probes.Endpoint(
         settings.etcd_url, pki.etcd_ca.pair.certificate, pki.apiserver_etcd_client
     )
-    return Component(
-        "etcd", _argv(settings, "etcd", flags), endpoint, "/health", port.etcd, grace=10
-    )
+    return Component("etcd", _argv(settings, "etcd", flags), endpoint, "/health", port.etcd)
 
 
 def kube_apiserver(settings: Settings) -> Component:
@@ -128,21 +192,121 @@ def kube_apiserver(settings: Settings) -> Component:
         "shutdown-delay-duration": "0s",
         "profiling": "false",
     }
-    endpoint = probes.Endpoint(settings.server, pki.ca.pair.certificate, pki.admin)
     return Component(
         "kube-apiserver",
         _argv(settings, "kube-apiserver", flags),
-        endpoint,
+        probes.Endpoint(settings.server, pki.ca.pair.certificate, pki.admin),
         "/readyz",
         port.apiserver,
-        grace=5,
+        after=("etcd",),
+        grace=5,  # it waits a minute for clients that keep a watch open
     )
 
 
+def kube_controller_manager(settings: Settings) -> Component:
+    """The stock kube-controller-manager, with all of its default controllers."""
+    pki, port = settings.pki, settings.ports.controller_manager
+    flags = {
+        **_stock_client_flags(settings, "kube-controller-manager", port),
+        "client-ca-file": str(pki.ca.pair.certificate),
+        "requestheader-client-ca-file": str(pki.front_proxy_ca.pair.certificate),
+        "cluster-signing-cert-file": str(pki.ca.pair.certificate),
+        "cluster-signing-key-file": str(pki.ca.pair.key),
+        "root-ca-file": str(pki.ca.pair.certificate),
+        "service-account-private-key-file": str(pki.service_account.key),
+        "use-service-account-credentials": "true",
+        "allocate-node-cidrs": "true",
+        "cluster-cidr": settings.pod_cidr,
+        "service-cluster-ip-range": SERVICE_CIDR,
+        "kube-api-qps": str(_CONTROLLER_QPS),
+        "kube-api-burst": str(_CONTROLLER_BURST),
+    }
+    return Component(
+        "kube-controller-manager",
+        _argv(settings, "kube-controller-manager", flags),
+        _own_endpoint(settings, port),
+        "/healthz",
+        port,
+        after=("kube-apiserver",),
+    )
+
+
+def kube_scheduler(settings: Settings) -> Component:
+    """The stock kube-scheduler."""
+    port = settings.ports.scheduler
+    return Component(
+        "kube-scheduler",
+        _argv(settings, "kube-scheduler", _stock_client_flags(settings, "kube-scheduler", port)),
+        _own_endpoint(settings, port),
+        "/healthz",
+        port,
+        after=("kube-apiserver",),
+    )
+
+
+def scheduler(settings: Settings) -> Component:
+    """Our scheduler, in the place of the stock one."""
+    port = settings.ports.scheduler
+    flags = {
+        "scheduler-name": "default-scheduler",
+        "leader-elect": "false",
+        "bind-address": ports.LOOPBACK,
+        "secure-port": str(port),
+    }
+    return _ours(settings, "scheduler", flags, port)
+
+
+def node_agent(settings: Settings) -> Component:
+    """Our node agent: one process for all nodes."""
+    port = settings.ports.node_agent
+    flags = {
+        "nodes": str(settings.nodes),
+        "provider": settings.provider,
+        "node-ip": ports.LOOPBACK,
+        "port": str(port),
+        "client-ca-file": str(settings.pki.ca.pair.certificate),
+    }
+    return _ours(settings, "node-agent", flags, port)
+
+
+def _ours(settings: Settings, name: str, flags: Mapping[str, str], port: int) -> Component:
+    full_name = f"whipstaff-{name}"
+    flags = {"kubeconfig": str(settings.files.kubeconfig(full_name)), **flags}
+    command = (sys.executable, "-m", "whipstaff.runtime.commands", name)
+    return Component(
+        full_name,
+        (*command, *_flags(settings, full_name, flags)),
+        _own_endpoint(settings, port),
+        "/healthz",
+        port,
+        after=("kube-apiserver", BOOTSTRAP),
+        environ={"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def _stock_client_flags(settings: Settings, name: str, port: int) -> dict[str, str]:
+    kubeconfig = str(settings.files.kubeconfig(name))
+    return {
+        "kubeconfig": kubeconfig,
+        "authentication-kubeconfig": kubeconfig,
+        "authorization-kubeconfig": kubeconfig,
+        "leader-elect": "false",
+        "bind-address": ports.LOOPBACK,
+        "secure-port": str(port),
+    }
+
+
+def _own_endpoint(settings: Settings, port: int) -> probes.Endpoint:
+    """Of a component that signs its own serving certificate."""
+    return probes.Endpoint(f"https://{ports.LOOPBACK}:{port}", None, settings.pki.admin)
+
+
 def _argv(settings: Settings, name: str, flags: Mapping[str, str]) -> tuple[str, ...]:
-    """The command line; flags given from outside come last and so win."""
+    return (str(settings.binaries[name]), *_flags(settings, name, flags))
+
+
+def _flags(settings: Settings, name: str, flags: Mapping[str, str]) -> tuple[str, ...]:
     return (
-        str(settings.binaries[name]),
         *(f"--{flag}={value}" for flag, value in flags.items()),
-        *settings.extra_flags.get(name, ()),
+        *settings.extra.get(name, ()),
     )

@@ -1,16 +1,24 @@
-"""Kubeconfig files: one for each client of the cluster.
+"""Kubeconfig files: one for each client of the cluster, and the user's own, which gets our context.
 
 Answers to client-go's ``tools/clientcmd``. Credentials are embedded, so a kubeconfig is one file
-that can be copied.
+that can be copied. In the user's file only the entries with the cluster's name are touched, and the
+current context; comments are lost, as they are when kubectl writes it.
 """
 
 import base64
+import contextlib
+import os
 import pathlib
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from whipstaff.cluster import certificates, files
+from whipstaff.runtime import errors
+
+_SECTIONS = ("clusters", "users", "contexts")
 
 
 def document(
@@ -46,3 +54,100 @@ def write(path: pathlib.Path, config: dict[str, Any]) -> pathlib.Path:
 
 def _data(path: pathlib.Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
+
+
+def user_path(environ: Mapping[str, str] = os.environ) -> pathlib.Path:
+    """The kubeconfig that kubectl writes to: the first of $KUBECONFIG, or ~/.kube/config."""
+    for entry in environ.get("KUBECONFIG", "").split(os.pathsep):
+        if entry:
+            return pathlib.Path(entry).absolute()
+    return pathlib.Path(environ.get("HOME") or pathlib.Path.home()) / ".kube" / "config"
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The contents of somebody's kubeconfig; empty where there is no file.
+
+    Raises:
+        ConfigurationError: it can't be read or isn't a kubeconfig.
+    """
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise errors.ConfigurationError(f"{path}: can't be read as a kubeconfig: {text}") from None
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise errors.ConfigurationError(f"{path}: isn't a kubeconfig but a {type(config).__name__}")
+    for section in _SECTIONS:
+        if not isinstance(config.get(section) or [], list):
+            raise errors.ConfigurationError(f"{path}: {section}: isn't a list")
+    return config
+
+
+def merged(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with the entries and context of ``own``, in place of those with their names."""
+    result = {"apiVersion": "v1", "kind": "Config", **config}
+    for section in _SECTIONS:
+        names = {entry["name"] for entry in own[section]}
+        others = [entry for entry in config.get(section) or [] if entry.get("name") not in names]
+        result[section] = [*others, *own[section]]
+    result["current-context"] = own["current-context"]
+    return result
+
+
+def without(config: Mapping[str, Any], name: str, previous: str | None) -> dict[str, Any]:
+    """``config`` without the entries called ``name``; its context, if current, is ``previous``."""
+    result = dict(config)
+    for section in _SECTIONS:
+        result[section] = [e for e in config.get(section) or [] if e.get("name") != name]
+    if result.get("current-context") == name:
+        known = {context["name"] for context in result["contexts"]}
+        result["current-context"] = previous if previous in known else ""
+    return result
+
+
+def add_to(path: pathlib.Path, own: Mapping[str, Any]) -> str | None:
+    """Merge ``own`` into the file and make its context current; returns the one that was."""
+    files.private_folder(path.parent)
+    with _locked(path):
+        config = read(path)
+        write(path.resolve(), merged(config, own))
+    return config.get("current-context") or None
+
+
+def remove_from(path: pathlib.Path, name: str, previous: str | None) -> None:
+    """Take the entries called ``name`` out of the file; a file that is then empty goes as well."""
+    if not path.exists():
+        return
+    with _locked(path):
+        config = read(path)
+        rest = without(config, name, previous)
+        if not any(rest.get(section) for section in _SECTIONS):
+            path.resolve().unlink()
+        elif rest != config:
+            write(path.resolve(), rest)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, patience: float = 5) -> Iterator[None]:
+    """The lock that client-go takes for a kubeconfig: a file beside it that must be new."""
+    lock = path.with_name(f"{path.name}.lock")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            lock.touch(mode=0o600, exist_ok=False)
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                raise errors.StartupError(
+                    f"{path} is being changed by somebody else; if not, remove {lock}"
+                ) from None
+            time.sleep(0.05)
+        else:
+            break
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

@@ -64,6 +64,11 @@ class Layout:
         return self.root / "logs"
 
     @property
+    def plan(self) -> pathlib.Path:
+        """What the cluster is to be."""
+        return self.root / "cluster.json"
+
+    @property
     def state(self) -> pathlib.Path:
         """What runs now, written by the supervisor."""
         return self.root / "state.json"

@@ -10,6 +10,8 @@ import random
 import socket
 from collections.abc import Collection
 
+import psutil
+
 from whipstaff.runtime import errors
 
 LOOPBACK = "127.0.0.1"
@@ -56,3 +58,18 @@ def scratch(count: int, rng: random.Random | None = None) -> list[int]:
         if is_free(port):
             found.append(port)
     raise errors.StartupError(f"no {count} free ports on {LOOPBACK}")
+
+
+def holder(port: int) -> str | None:
+    """Who listens on ``port``, as the end of a sentence (" by nginx, pid 42"); None: nobody.
+
+    Empty where somebody does and it can't be told who: another user's process.
+    """
+    if is_free(port):
+        return None
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return f" by {process.name()}, pid {process.pid}"
+    return ""

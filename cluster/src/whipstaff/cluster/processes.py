@@ -1,10 +1,12 @@
 """Processes of one cluster: started with a log each, recognised later, ended for certain.
 
 A pid alone may have gone to a stranger by the time it is used, so a process is known by its pid and
-the time it was created. Everything here is about one process at a time; who is restarted when is
-the supervisor's business.
+its birth. Every process that is started carries the name of its owner in its environment, so that
+one whose record was lost is found all the same. Everything here is about single processes; who is
+restarted when is the supervisor's business.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -18,8 +20,28 @@ import psutil
 from whipstaff.cluster import files
 from whipstaff.runtime import errors
 
+OWNER = "WHIPSTAFF_CLUSTER"  # in the environment of every process: the data directory
 _POLL = 0.02
-_CLOCK_TICK = 0.05  # seconds by which two readings of a creation time may differ
+_KILLED = 10.0  # seconds after which a killed process that is still there is an error
+
+
+def _birth(process: psutil.Process) -> str:
+    """A text that no later process with the same pid has.
+
+    Linux counts in ticks since the boot, and the boot has an id: both stay true when the wall clock
+    is set, which moves psutil's creation times.
+    """
+    proc = pathlib.Path("/proc")
+    if not (proc / "self" / "stat").exists():
+        return f"{process.create_time():.2f}"
+    try:
+        stat = (proc / str(process.pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(process.pid) from None
+    # The second field, the command in parentheses, may hold spaces; the 22nd is the start time.
+    ticks = stat.rpartition(")")[2].split()[19]
+    boot = (proc / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    return f"{boot}/{ticks}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +49,22 @@ class Identity:
     """A process that can be told from a later one with the same pid."""
 
     pid: int
-    created: float
+    birth: str
 
     @classmethod
     def of(cls, pid: int) -> "Identity":
-        """The identity of a running process; raises psutil.NoSuchProcess when it has gone."""
-        return cls(pid, psutil.Process(pid).create_time())
+        """The identity of a process; raises psutil.NoSuchProcess when there is none."""
+        return cls(pid, _birth(psutil.Process(pid)))
 
     def process(self) -> psutil.Process | None:
         """The process, or None when it has ended or its pid belongs to another one."""
         try:
             found = psutil.Process(self.pid)
-            if abs(found.create_time() - self.created) > _CLOCK_TICK:
+            if _birth(found) != self.birth or found.status() == psutil.STATUS_ZOMBIE:
                 return None
-            return None if found.status() == psutil.STATUS_ZOMBIE else found
         except psutil.NoSuchProcess:
             return None
+        return found
 
 
 class Process:
@@ -51,7 +73,8 @@ class Process:
     def __init__(self, name: str, popen: "subprocess.Popen[bytes]", log: pathlib.Path) -> None:
         self.name = name
         self.log = log
-        self.identity = Identity(popen.pid, psutil.Process(popen.pid).create_time())
+        # Not reaped before `exit_status` looks, so it can be identified even if it ended at once.
+        self.identity = Identity.of(popen.pid)
         self._popen = popen
 
     @classmethod
@@ -60,6 +83,8 @@ class Process:
         name: str,
         argv: Sequence[str],
         log: pathlib.Path,
+        *,
+        owner: pathlib.Path,
         environ: Mapping[str, str] | None = None,
     ) -> "Process":
         """Start ``argv`` in a session of its own, its output appended to ``log``.
@@ -68,9 +93,10 @@ class Process:
             StartupError: the program can't be run.
         """
         files.private_folder(log.parent)
+        variables = {**os.environ, **(environ or {}), OWNER: str(owner)}
         with log.open("ab") as output:
             try:
-                popen = _popen(argv, output, environ)
+                popen = _popen(argv, output, variables)
             except OSError as error:
                 raise errors.StartupError(f"{name} can't be started: {error}") from None
         return cls(name, popen, log)
@@ -89,18 +115,14 @@ class Process:
         """SIGTERM, up to ``grace`` seconds to leave, then SIGKILL; returns when it is gone."""
         if grace > 0:
             self._popen.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(grace)
-            except subprocess.TimeoutExpired:
-                pass
-            else:
-                return
         self._popen.kill()
         self._popen.wait()
 
 
 def _popen(
-    argv: Sequence[str], output: IO[bytes], environ: Mapping[str, str] | None
+    argv: Sequence[str], output: IO[bytes], environ: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         list(argv),
@@ -109,24 +131,38 @@ def _popen(
         stderr=subprocess.STDOUT,
         # Ctrl-C in the terminal is for the command that shows progress, not for the cluster.
         start_new_session=True,
-        env=None if environ is None else {**os.environ, **environ},
+        env=dict(environ),
     )
 
 
-def end(identity: Identity, grace: float) -> None:
-    """End a process that may be nobody's child, and wait until it is gone."""
+def end(identity: Identity, grace: float) -> bool:
+    """End a process that may be nobody's child and wait until it is gone; whether there was one.
+
+    Raises:
+        StartupError: it is still there after being killed.
+    """
     process = identity.process()
     if process is None:
-        return
-    try:
-        process.terminate()
-        if _gone(identity, grace):
-            return
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if grace > 0:
+            process.terminate()
+            if _gone(identity, grace):
+                return True
         process.kill()
-    except psutil.NoSuchProcess:
-        return
-    if not _gone(identity, grace=10):
+    if not _gone(identity, _KILLED):
         raise errors.StartupError(f"process {identity.pid} doesn't end, even when killed")
+    return True
+
+
+def owned_by(owner: pathlib.Path) -> list[Identity]:
+    """The running processes that were started for ``owner``, by their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(OWNER) == str(owner):
+                found.append(Identity.of(process.pid))
+    return [identity for identity in found if identity.process() is not None]
 
 
 def _gone(identity: Identity, grace: float) -> bool:
@@ -148,6 +184,21 @@ def tail(log: pathlib.Path, lines: int = 10, *, limit: int = 64 * 1024) -> list[
     except FileNotFoundError:
         return []
     return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
+def failure(message: str, log: pathlib.Path) -> errors.StartupError:
+    """An error of one clear line, with the end of the log that says more as its note."""
+    lines = tail(log)
+    if not lines:
+        return errors.StartupError(f"{message}; its log {log} is empty")
+    return explained(message, f"the end of {log}:", lines)
+
+
+def explained(message: str, heading: str, lines: Sequence[str]) -> errors.StartupError:
+    """An error of one clear line, with ``lines`` under ``heading`` as its note."""
+    error = errors.StartupError(message)
+    error.add_note("\n    ".join([heading, *lines]))
+    return error
 
 
 def describe_exit(status: int) -> str:

@@ -1,0 +1,130 @@
+"""What a new cluster needs before our components start: the rights of their users.
+
+Answers to kubeadm's ``bootstrap-token`` and ``addon`` phases in what they do about RBAC. The stock
+components' users have theirs from the apiserver itself (plugin/pkg/auth/authorizer/rbac/
+bootstrappolicy). Applied server-side at every start, so it is right after an upgrade, too.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from whipstaff.runtime import client, resources
+
+FIELD_MANAGER = "whipstaff-up"
+_GROUP = "rbac.authorization.k8s.io"
+_READ = ("get", "list", "watch")
+
+_Manifest = dict[str, Any]
+
+
+def manifests() -> list[tuple[resources.Resource, _Manifest]]:
+    """The objects to apply, each with its resource."""
+    return [*_scheduler(), *_node_agent()]
+
+
+async def apply(api: client.Client) -> None:
+    """Apply the manifests."""
+    for resource, body in manifests():
+        metadata = body["metadata"]
+        await api.patch(
+            resource,
+            metadata["name"],
+            body,
+            metadata.get("namespace"),
+            kind="apply",
+            field_manager=FIELD_MANAGER,
+            force=True,
+        )
+
+
+def _scheduler() -> list[tuple[resources.Resource, _Manifest]]:
+    user = "whipstaff-scheduler"
+    lease = _role(
+        user,
+        [
+            _rule("coordination.k8s.io", ["leases"], ["create"]),
+            _rule(
+                "coordination.k8s.io", ["leases"], ["get", "update", "patch"], resource_names=[user]
+            ),
+        ],
+        namespace="kube-system",
+    )
+    return [
+        _cluster_binding(f"{user}:kube-scheduler", "system:kube-scheduler", user),
+        _cluster_binding(f"{user}:volume-scheduler", "system:volume-scheduler", user),
+        lease,
+        _binding(user, user, user),
+        _binding(
+            f"{user}:authentication-reader", "extension-apiserver-authentication-reader", user
+        ),
+    ]
+
+
+def _node_agent() -> list[tuple[resources.Resource, _Manifest]]:
+    user = "whipstaff-node-agent"
+    role = _role(
+        user,
+        [
+            _rule("", ["nodes"], [*_READ, "create", "update", "patch", "delete"]),
+            _rule("", ["nodes/status"], ["update", "patch"]),
+            _rule(
+                "coordination.k8s.io", ["leases"], [*_READ, "create", "update", "patch", "delete"]
+            ),
+            _rule("", ["pods"], [*_READ, "create", "delete"]),
+            _rule("", ["pods/status"], ["update", "patch"]),
+            _rule("", ["services", "configmaps", "secrets"], _READ),
+            _rule("", ["serviceaccounts"], ["get"]),
+            _rule("", ["serviceaccounts/token"], ["create"]),
+            _rule("", ["events"], ["create", "update", "patch"]),
+            _rule("events.k8s.io", ["events"], ["create", "update", "patch"]),
+            _rule("node.k8s.io", ["runtimeclasses"], _READ),
+            _rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+            _rule("authorization.k8s.io", ["subjectaccessreviews"], ["create"]),
+        ],
+    )
+    return [
+        role,
+        _cluster_binding(user, user, user),
+        _binding(
+            f"{user}:authentication-reader", "extension-apiserver-authentication-reader", user
+        ),
+    ]
+
+
+def _rule(
+    group: str,
+    plurals: Sequence[str],
+    verbs: Sequence[str],
+    resource_names: Sequence[str] | None = None,
+) -> dict[str, list[str]]:
+    rule = {"apiGroups": [group], "resources": list(plurals), "verbs": list(verbs)}
+    return rule | ({"resourceNames": list(resource_names)} if resource_names else {})
+
+
+def _role(
+    name: str, rules: list[dict[str, list[str]]], namespace: str | None = None
+) -> tuple[resources.Resource, _Manifest]:
+    resource = resources.ROLES if namespace else resources.CLUSTERROLES
+    return resource, {**_head(resource, name, namespace), "rules": rules}
+
+
+def _cluster_binding(name: str, role: str, user: str) -> tuple[resources.Resource, _Manifest]:
+    body = _head(resources.CLUSTERROLEBINDINGS, name)
+    return resources.CLUSTERROLEBINDINGS, body | _reference("ClusterRole", role, user)
+
+
+def _binding(name: str, role: str, user: str) -> tuple[resources.Resource, _Manifest]:
+    body = _head(resources.ROLEBINDINGS, name, "kube-system")
+    return resources.ROLEBINDINGS, body | _reference("Role", role, user)
+
+
+def _reference(kind: str, role: str, user: str) -> _Manifest:
+    return {
+        "roleRef": {"apiGroup": _GROUP, "kind": kind, "name": role},
+        "subjects": [{"apiGroup": _GROUP, "kind": "User", "name": user}],
+    }
+
+
+def _head(resource: resources.Resource, name: str, namespace: str | None = None) -> _Manifest:
+    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}

@@ -22,7 +22,6 @@ status: setup ## What runs, and how it is
 	@$(BIN)/whipstaff status $(ARGS)
 
 test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
-	@$(BIN)/whipstaff binaries
 	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
 	@$(BIN)/pytest -m "apiserver or cluster" -q $(ARGS)
 

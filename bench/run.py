@@ -19,7 +19,7 @@ import click
 import psutil
 
 from bench import load, report, workloads
-from whipstaff.cluster import ports, testing
+from whipstaff.cluster import binaries, envtest, ports
 from whipstaff.runtime import client, config, resources
 
 STALLED_SECONDS = 60.0
@@ -27,7 +27,7 @@ SCHEDULER_USER = ("system:kube-scheduler", ["system:masters"])
 
 
 def stock_command(
-    plane: testing.ControlPlane, kubeconfig: pathlib.Path, port: int, folder: pathlib.Path
+    plane: envtest.ControlPlane, kubeconfig: pathlib.Path, port: int, folder: pathlib.Path
 ) -> list[str]:
     """The stock kube-scheduler with its client limits lifted."""
     configuration = folder / "kube-scheduler.yaml"
@@ -39,7 +39,7 @@ def stock_command(
         encoding="utf-8",
     )
     return [
-        str(plane.binaries / "kube-scheduler"),
+        str(plane.settings.binaries["kube-scheduler"]),
         f"--config={configuration}",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
@@ -49,7 +49,7 @@ def stock_command(
 
 
 def our_command(
-    plane: testing.ControlPlane, kubeconfig: pathlib.Path, port: int, folder: pathlib.Path
+    plane: envtest.ControlPlane, kubeconfig: pathlib.Path, port: int, folder: pathlib.Path
 ) -> list[str]:
     """Our scheduler in the stock one's place."""
     del plane, folder
@@ -67,7 +67,7 @@ def our_command(
 
 
 SCHEDULERS: dict[
-    str, Callable[[testing.ControlPlane, pathlib.Path, int, pathlib.Path], list[str]]
+    str, Callable[[envtest.ControlPlane, pathlib.Path, int, pathlib.Path], list[str]]
 ] = {
     "kube-scheduler": stock_command,
     "whipstaff": our_command,
@@ -116,6 +116,10 @@ async def peak_rss(process: psutil.Process) -> AsyncIterator[list[int]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
 class Progress:
     """One line that counts, rewritten on a terminal and written now and then elsewhere."""
 
@@ -138,9 +142,10 @@ class Progress:
 async def measure(workload: workloads.Workload, scheduler: str) -> report.Result:
     """Measure one scheduler on one workload, everything fresh."""
     click.echo(f"{workload.name} with {scheduler}", err=True)
+    assets = binaries.resolve((*envtest.NAMES, "kube-scheduler"), report=_say)
     with (
         tempfile.TemporaryDirectory(prefix="whipstaff-bench-") as name,
-        testing.ControlPlane() as plane,
+        envtest.ControlPlane(assets=assets) as plane,
     ):
         folder = pathlib.Path(name)
         user, groups = SCHEDULER_USER
@@ -153,7 +158,7 @@ async def measure(workload: workloads.Workload, scheduler: str) -> report.Result
                 workloads.node,
                 progress=Progress("nodes", workload.nodes),
             )
-            command = SCHEDULERS[scheduler](plane, kubeconfig, ports.free(), folder)
+            command = SCHEDULERS[scheduler](plane, kubeconfig, ports.scratch(1)[0], folder)
             with started(command, folder / "scheduler.log") as process:
                 return await _bind_all(api, workload, scheduler, process)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from whipstaff.cluster import binaries
 
 WHIPSTAFF = [sys.executable, "-m", "whipstaff.runtime.commands"]

@@ -16,7 +16,6 @@ again only about the rows that changed since. A plugin says what its answers dep
 promise nothing, so a plugin that says nothing is asked about every node for every pod.
 """
 
-import abc
 import dataclasses
 import enum
 from collections.abc import Hashable, Sequence
@@ -150,7 +149,7 @@ UNSIGNED = Unsigned.UNSIGNED
 """From `Plugin.sign`: nothing is known of which pods look alike to the plugin."""
 
 
-class Plugin(abc.ABC):  # noqa: B024 - which methods a plugin has is what it says it does
+class Plugin:
     """The base of every plugin. It implements an extension point by having its methods.
 
     `name` is what configuration, metrics and messages call it. A plugin with a `sign` other than
@@ -231,8 +230,6 @@ class PreFilterPlugin(Protocol):
 class FilterPlugin(Protocol):
     """Says which nodes can't take the pod."""
 
-    name: ClassVar[str]
-
     def filter(
         self, state: CycleState, pod: "pods.PodInfo", snapshot: "snapshot.Snapshot", rows: Rows
     ) -> Verdict | None:
@@ -263,8 +260,6 @@ class PreScorePlugin(Protocol):
 @runtime_checkable
 class ScorePlugin(Protocol):
     """Says how well each node would do."""
-
-    name: ClassVar[str]
 
     def score(
         self, state: CycleState, pod: "pods.PodInfo", snapshot: "snapshot.Snapshot", rows: Rows

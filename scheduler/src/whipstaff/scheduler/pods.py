@@ -10,7 +10,7 @@ second of them with what it worked out for the first (upstream's SignPod has the
 
 import dataclasses
 import datetime
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -29,15 +29,6 @@ class HostPort(NamedTuple):
     ip: str
     protocol: str
     port: int
-
-
-class Toleration(NamedTuple):
-    """A toleration without its seconds, which scheduling doesn't ask for."""
-
-    key: str
-    operator: str
-    value: str
-    effect: str
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -60,7 +51,7 @@ class PodInfo:
     host_ports: tuple[HostPort, ...]
     node_selector: Mapping[str, str] | None
     affinity: Object  # as it stands in the spec; {} if there is none
-    tolerations: tuple[Toleration, ...]
+    tolerations: Sequence[Mapping[str, Any]]  # as in the spec
     images: tuple[str, ...]  # with a tag; one a container and image volume, in upstream's order
     container_count: int  # containers and init containers
     scheduling_gates: tuple[str, ...]
@@ -94,15 +85,7 @@ class PodInfo:
             host_ports=_host_ports(spec),
             node_selector=spec.get("nodeSelector"),
             affinity=spec.get("affinity") or {},
-            tolerations=tuple(
-                Toleration(
-                    toleration.get("key") or "",
-                    toleration.get("operator") or "",
-                    toleration.get("value") or "",
-                    toleration.get("effect") or "",
-                )
-                for toleration in spec.get("tolerations") or ()
-            ),
+            tolerations=spec.get("tolerations") or (),
             images=_images(spec),
             container_count=len(containers) + len(init_containers),
             scheduling_gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
@@ -118,13 +101,19 @@ class PodInfo:
         return self.affinity.get("nodeAffinity") or {}
 
     @property
+    def requires_anti_affinity(self) -> bool:
+        """Whether the pod keeps some other pods away from its node, zone or the like."""
+        terms = self.affinity.get("podAntiAffinity") or {}
+        return bool(terms.get("requiredDuringSchedulingIgnoredDuringExecution"))
+
+    @property
     def class_key(self) -> Hashable:
         """Everything that the built-in plugins look at, as one hashable value."""
         if self._class_key is None:
             affinity = self.node_affinity
             self._class_key = (
                 self.requests,
-                self.tolerations,
+                orjson.dumps(self.tolerations) if self.tolerations else b"",
                 self.images,
                 self.container_count,
                 self.host_ports,

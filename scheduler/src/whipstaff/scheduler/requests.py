@@ -155,8 +155,8 @@ def _is_sidecar(container: Mapping[str, Any]) -> bool:
 
 def has_pod_level_requests(pod: Mapping[str, Any]) -> bool:
     """Whether the pod as a whole asks for something (`spec.resources.requests`)."""
-    requests = (pod["spec"].get("resources") or {}).get("requests")
-    return bool(requests) and any(_is_pod_level(name) for name in requests)
+    requests = (pod["spec"].get("resources") or {}).get("requests") or {}
+    return any(_is_pod_level(name) for name in requests)
 
 
 def _resize_is_infeasible(status: Mapping[str, Any]) -> bool:
@@ -284,6 +284,14 @@ class PodRequests:
     """
 
 
+def _tells_resources(status: Mapping[str, Any]) -> bool:
+    return status.get("resources") is not None or any(
+        container.get("resources") is not None
+        for kind in ("containerStatuses", "initContainerStatuses")
+        for container in status.get(kind) or ()
+    )
+
+
 def of_pod(pod: Mapping[str, Any]) -> PodRequests:
     """Counts the requests of a raw pod.
 
@@ -292,15 +300,7 @@ def of_pod(pod: Mapping[str, Any]) -> PodRequests:
     """
     amounts = pod_amounts(pod)
     asked = held = counted(amounts)
-    status = pod.get("status")
-    resized = bool(status) and (
-        status.get("resources") is not None
-        or any(
-            container.get("resources") is not None
-            for kind in ("containerStatuses", "initContainerStatuses")
-            for container in status.get(kind) or ()
-        )
-    )
+    resized = _tells_resources(pod.get("status") or {})
     if resized:
         amounts = pod_amounts(pod, use_status=True)
         held = counted(amounts)

@@ -1,0 +1,233 @@
+"""What is known about pods that look alike: their filters' verdicts and scores, row by row.
+
+No loop runs here. A `PodClass` is owned by the decider and holds, for one profile, what the plugins
+that allow it answered for every node. Before a decision it is brought up to date: rows whose node
+or pods changed since the last time are asked about again, which after an ordinary placement is one
+row out of thousands. Normalised scores depend on all feasible nodes, so they are worked out anew
+whenever a node became feasible, stopped being so, or changed its score.
+
+The result is that of `evaluation.filter_rows` and `score_rows` over all rows; a Hypothesis test
+says so. Answers to upstream's opportunistic batching (`runtime/batch.go`) in purpose, not in form.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from whipstaff.scheduler import evaluation, framework, pods, profile, snapshot
+
+INFEASIBLE = -1
+
+
+class _Changes:
+    """Which rows changed since a version, by what of them did."""
+
+    def __init__(self, cluster: snapshot.Snapshot, since: int) -> None:
+        self._nodes = np.flatnonzero(cluster.node_version > since)
+        self._pods = np.flatnonzero(cluster.pods_version > since)
+        self.images = cluster.images_version > since
+        self.rows = np.union1d(self._nodes, self._pods) if len(self._nodes) else self._pods
+
+    def seen_by(self, reads: framework.Reads) -> framework.Rows | None:
+        """The rows about which a plugin's answer may have changed; None if there are none."""
+        if self.images and framework.Reads.IMAGES in reads:
+            return framework.ALL_ROWS
+        if framework.Reads.PODS in reads:
+            rows = self.rows if framework.Reads.NODE in reads else self._pods
+        elif framework.Reads.NODE in reads:
+            rows = self._nodes
+        else:
+            return None
+        return rows if len(rows) else None
+
+
+class PodClass:
+    """The kept answers for one class of pods. Arrays are as long as the snapshot was last time."""
+
+    def __init__(self, plugins: profile.Profile) -> None:
+        self._plugins = plugins
+        self.state: framework.CycleState = {}
+        self.pre_filtered: dict[str, evaluation.PreFilterAnswer] = {}
+        self.skipped: set[str] = set()
+        self._size = -1
+        self._version = -1
+        self._columns: list[evaluation.FilterColumn] = []
+        self.filtered = evaluation.Filtered(np.zeros(0, np.int8), self._columns)
+        self.feasible_count = 0
+        self.total = np.zeros(0, np.int64)  # (nodes,), -1 where infeasible
+        self._scorers: list[profile.Scorer] | None = None  # None until some node is feasible
+        self._raw: dict[str, framework.Int64s] = {}  # each (nodes,), of those that normalise
+        self._weighted = np.zeros((0, 0), np.int64)  # (scorers, nodes)
+        self._limits = np.zeros((0, 1), np.int64)  # (scorers, 1)
+
+    def refresh(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
+        """Brings everything up to date with the snapshot.
+
+        If a plugin fails on the way, the next call starts from nothing.
+        """
+        if len(cluster) == self._size and cluster.version == self._version:
+            return
+        since, self._version = self._version, -1
+        if since >= 0 and len(cluster) == self._size:
+            self._update(pod, cluster, _Changes(cluster, since))
+        else:
+            self._rebuild(pod, cluster)
+        self._version = cluster.version
+
+    def weighted_at(self, row: int) -> dict[str, int]:
+        """Each scorer's weighted score of one feasible row."""
+        scores = self._weighted[:, row].tolist()
+        return {entry.name: score for entry, score in zip(self._scorers or (), scores, strict=True)}
+
+    def raw_at(self, rows: evaluation.Indices) -> dict[str, framework.Int64s | None]:
+        """Each kept scorer's scores of some feasible rows before normalising; None if it skips."""
+        found: dict[str, framework.Int64s | None] = {
+            entry.name: None for entry in self._plugins.scorers if entry.kept
+        }
+        for index, entry in enumerate(self._scorers or ()):
+            raw = self._raw.get(entry.name)
+            found[entry.name] = (
+                self._weighted[index, rows] // entry.weight if raw is None else raw[rows]
+            )
+        return found
+
+    def _rebuild(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
+        self._size = len(cluster)
+        self._columns = [evaluation.FilterColumn() for _ in self._plugins.filters]
+        self.filtered = evaluation.Filtered(np.zeros(self._size, np.int8), self._columns)
+        for index in range(len(self._columns)):
+            self._filter(index, pod, cluster, framework.ALL_ROWS)
+        self._combine(framework.ALL_ROWS)
+        self._scorers = None
+        self._score_everything(pod, cluster)
+
+    def _update(self, pod: pods.PodInfo, cluster: snapshot.Snapshot, changes: _Changes) -> None:
+        combined: framework.Rows = changes.rows
+        for index, entry in enumerate(self._plugins.filters):
+            rows = changes.seen_by(entry.reads)
+            if rows is not None:
+                self._filter(index, pod, cluster, rows)
+                if isinstance(rows, slice):
+                    combined = rows
+        moved = self._combine(combined)
+        if self._scorers is None:
+            self._score_everything(pod, cluster)
+        else:
+            self._score_changes(self._scorers, pod, cluster, changes, moved)
+
+    def _filter(
+        self, index: int, pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
+    ) -> None:
+        entry = self._plugins.filters[index]
+        if not entry.kept or entry.name in self.skipped:
+            return
+        question = entry.plugin.filter
+        doing = evaluation.FILTER
+        verdict = evaluation.ask(doing, entry.name, question, self.state, pod, cluster, rows)
+        if not self._columns[index].put(rows, self._size, verdict):
+            self._columns[index] = evaluation.FilterColumn()
+            self._filter(index, pod, cluster, framework.ALL_ROWS)
+
+    def _combine(self, rows: framework.Rows) -> bool:
+        """Works out `rejected_by` for some rows; whether any of them changed sides."""
+        rejected_by = self.filtered.rejected_by
+        before = rejected_by[rows]
+        after = np.zeros(len(before), np.int8)
+        for index, column in enumerate(self._columns):
+            evaluation.mark(after, column, index, rows)
+        moved = bool(((before == 0) != (after == 0)).any())
+        rejected_by[rows] = after
+        self.feasible_count = self._size - int(np.count_nonzero(rejected_by))
+        return moved
+
+    def _score_everything(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
+        if not self.feasible_count:
+            self.total = np.full(self._size, INFEASIBLE, np.int64)
+            return
+        feasible = np.flatnonzero(self.filtered.rejected_by == 0)
+        scorers = [
+            entry
+            for entry in self._plugins.scorers
+            if entry.kept and not evaluation.skips_score(entry, pod, cluster, self.state, feasible)
+        ]
+        self._raw = {}
+        self._weighted = np.zeros((len(scorers), self._size), np.int64)
+        weights = [[entry.weight] for entry in scorers]
+        self._limits = np.array(weights, np.int64).reshape(-1, 1) * framework.MAX_NODE_SCORE
+        for index in range(len(scorers)):
+            self._score(scorers, index, pod, cluster, framework.ALL_ROWS)
+        self.total = np.zeros(self._size, np.int64)
+        self._normalize(scorers, pod)
+        self._sum(scorers, framework.ALL_ROWS)
+        self._scorers = scorers
+
+    def _score_changes(
+        self,
+        scorers: list[profile.Scorer],
+        pod: pods.PodInfo,
+        cluster: snapshot.Snapshot,
+        changes: _Changes,
+        moved: bool,
+    ) -> None:
+        summed: framework.Rows = framework.ALL_ROWS if changes.images else changes.rows
+        stale = moved
+        for index, entry in enumerate(scorers):
+            rows = changes.seen_by(entry.reads)
+            if rows is not None:
+                stale |= self._score(scorers, index, pod, cluster, rows)
+        if stale and self._raw:
+            self._normalize(scorers, pod)
+            summed = framework.ALL_ROWS
+        self._sum(scorers, summed)
+
+    def _score(
+        self,
+        scorers: list[profile.Scorer],
+        index: int,
+        pod: pods.PodInfo,
+        cluster: snapshot.Snapshot,
+        rows: framework.Rows,
+    ) -> bool:
+        """Asks a scorer about some rows; whether there is something to be normalised anew."""
+        entry = scorers[index]
+        scores = evaluation.ask(
+            evaluation.SCORE, entry.name, entry.plugin.score, self.state, pod, cluster, rows
+        )
+        if entry.normalize is None:
+            self._weighted[index, rows] = scores * entry.weight
+            return False
+        if entry.name not in self._raw:
+            self._raw[entry.name] = np.zeros(self._size, np.int64)
+        elif np.array_equal(self._raw[entry.name][rows], scores):
+            return False
+        self._raw[entry.name][rows] = scores
+        return True
+
+    def _normalize(self, scorers: list[profile.Scorer], pod: pods.PodInfo) -> None:
+        if not self._raw or not self.feasible_count:
+            return
+        feasible: npt.NDArray[np.intp] | slice = framework.ALL_ROWS
+        if self.feasible_count != self._size:
+            feasible = np.flatnonzero(self.filtered.rejected_by == 0)
+        for index, entry in enumerate(scorers):
+            raw = self._raw.get(entry.name)
+            if raw is not None:
+                weighted = evaluation.weigh(entry, pod, self.state, raw[feasible])
+                self._weighted[index, feasible] = weighted
+
+    def _sum(self, scorers: list[profile.Scorer], rows: framework.Rows) -> None:
+        """Adds the scores up for some rows."""
+        feasible = self.filtered.rejected_by[rows] == 0
+        weighted = self._weighted[:, rows]
+        wrong = (weighted < 0) | (weighted > self._limits)
+        if wrong.any():
+            _refuse(scorers, weighted[:, feasible])
+        total = weighted.sum(axis=0) if self._plugins.scorers else np.ones_like(feasible, np.int64)
+        self.total[rows] = np.where(feasible, total, INFEASIBLE)
+
+
+def _refuse(scorers: list[profile.Scorer], weighted: framework.Int64s) -> None:
+    """Looks for a scorer to blame; (scorers, feasible), for infeasible rows don't matter."""
+    for entry, scores in zip(scorers, weighted, strict=True):
+        if len(scores):
+            lowest, highest = int(scores.min()), int(scores.max())
+            evaluation.check_range(entry, lowest // entry.weight, highest // entry.weight)

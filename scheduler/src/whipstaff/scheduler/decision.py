@@ -1,0 +1,383 @@
+"""Deciding: the node for a pod, or why there is none.
+
+No loop runs here: the shell's scheduling cycle calls `Decider.decide` for one pod at a time, with
+the snapshot as it is. Every node is looked at, so the node that is chosen is a best one; among
+equals the caller's random generator chooses.
+
+Pods that look alike share a `classes.PodClass`. Plugins that promise nothing about what they read
+(see `framework.Plugin`) are asked for every pod, about the nodes that are still in question; so is
+everyone about a pod that PreFilter confines to a few nodes, as a DaemonSet's are.
+
+Answers to `schedulePod` in `pkg/scheduler/schedule_one.go` and to `FitError` and `Diagnosis` in
+`pkg/scheduler/framework/types.go`. Left out for now: nominated nodes and PostFilter (preemption),
+extenders. On purpose: sampling of nodes, and leaving a single feasible node unscored.
+"""
+
+import collections
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from whipstaff.scheduler import classes, evaluation, framework, pods, profile, snapshot
+
+NO_NODES = "no nodes available to schedule pods"
+
+
+class NodeStatuses:
+    """Why each node was rejected. It stays as it is when the snapshot moves on."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        plugins: Sequence[str],
+        filtered: evaluation.Filtered,
+        absent: framework.Status,
+    ) -> None:
+        self._names = tuple(names)
+        self._plugins = tuple(plugins)
+        self._rejected_by = filtered.rejected_by.copy()
+        self._texts = [column.texts for column in filtered.columns]
+        self._codes = np.zeros(len(self._names), np.int8)
+        self._reasons = np.zeros(len(self._names), np.int32)
+        for index, column in enumerate(filtered.columns):
+            where = self._rejected_by == index + 1
+            if column.codes is not None and where.any():
+                self._codes[where] = column.codes[where]
+                self._reasons[where] = column.reasons[where]
+        self._rows: dict[str, int] | None = None
+        self.absent = absent
+        """The status of every node that no filter was asked about."""
+
+    def __len__(self) -> int:
+        """The number of nodes that a filter rejected."""
+        return int(np.count_nonzero(self._rejected_by))
+
+    def __getitem__(self, name: str) -> framework.Status:
+        """The status of one node; success for a feasible one."""
+        if self._rows is None:
+            self._rows = {other: row for row, other in enumerate(self._names)}
+        row = self._rows.get(name)
+        return self.absent if row is None else self._status(row)
+
+    def items(self) -> Iterator[tuple[str, framework.Status]]:
+        """Every node that a filter rejected, and why."""
+        for row in np.flatnonzero(self._rejected_by).tolist():
+            yield self._names[row], self._status(row)
+
+    def _status(self, row: int) -> framework.Status:
+        index = int(self._rejected_by[row]) - 1
+        if index < 0:
+            return framework.SUCCESS
+        return framework.Status(
+            framework.Code(int(self._codes[row])),
+            tuple(self._texts[index][int(self._reasons[row])]),
+            self._plugins[index],
+        )
+
+    def histogram(self) -> dict[str, int]:
+        """How many nodes each reason was given for, by filters."""
+        counts: collections.Counter[str] = collections.Counter()
+        for index, texts in enumerate(self._texts):
+            reasons = self._reasons[self._rejected_by == index + 1]
+            for reason, count in zip(*np.unique(reasons, return_counts=True), strict=True):
+                for text in texts[int(reason)]:
+                    counts[text] += int(count)
+        return dict(counts)
+
+    def plugins(self, *codes: framework.Code) -> frozenset[str]:
+        """The plugins that rejected some node with one of these codes."""
+        meant = np.isin(self._codes, codes)
+        return frozenset(
+            self._plugins[index - 1] for index in np.unique(self._rejected_by[meant]).tolist()
+        )
+
+
+@dataclasses.dataclass(slots=True)
+class FitError:
+    """No node fits. `str()` gives upstream's message; `post_filter_message` is added to it."""
+
+    num_all_nodes: int
+    statuses: NodeStatuses
+    pre_filter_message: str = ""
+    unschedulable_plugins: frozenset[str] = frozenset()
+    pending_plugins: frozenset[str] = frozenset()
+    post_filter_message: str = ""
+
+    def reasons(self) -> dict[str, int]:
+        """How many nodes each reason holds for; empty when the pod was rejected before any node."""
+        if self.pre_filter_message:
+            return {}
+        counts = self.statuses.histogram()
+        absent = self.num_all_nodes - len(self.statuses)
+        for reason in self.statuses.absent.reasons if absent > 0 else ():
+            counts[reason] = counts.get(reason, 0) + absent
+        return counts
+
+    def __str__(self) -> str:
+        if not self.num_all_nodes:
+            return NO_NODES
+        message = f"0/{self.num_all_nodes} nodes are available:"
+        if self.pre_filter_message:
+            message += f" {self.pre_filter_message}."
+        # Sorted as texts, so that ten comes before two: that is how upstream's message reads.
+        counted = sorted(f"{count} {reason}" for reason, count in self.reasons().items())
+        if counted:
+            message += f" {', '.join(counted)}."
+        if self.post_filter_message:
+            message += f" {self.post_filter_message}"
+        return message
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """What came out for one pod: a node, or a failure."""
+
+    node: str | None
+    score: int
+    """The total score of the node; 0 without one."""
+    scores: dict[str, int]
+    """What each plugin gave the node, weighted."""
+    feasible: int
+    """How many nodes could have taken the pod."""
+    evaluated: int
+    """How many nodes the filters were asked about."""
+    failure: FitError | None = None
+
+
+class Decider:
+    """Decides about pods, one at a time, over a snapshot that others keep up to date."""
+
+    def __init__(
+        self, cluster: snapshot.Snapshot, rng: random.Random, *, max_classes: int = 64
+    ) -> None:
+        """`max_classes`: how many classes of pods to remember, some 200 kB each at 5,000 nodes."""
+        self._cluster = cluster
+        self._rng = rng
+        self._max_classes = max_classes
+        self._classes: collections.OrderedDict[object, classes.PodClass] = collections.OrderedDict()
+
+    def decide(self, pod: pods.PodInfo, plugins: profile.Profile) -> Decision:
+        """The best node for `pod`.
+
+        Raises:
+            framework.PluginError: a plugin failed.
+        """
+        if not len(self._cluster):
+            return _failed(FitError(0, NodeStatuses((), (), _nothing(), framework.SUCCESS)))
+        key = _class_key(pod, plugins)
+        known = None if key is None else self._classes.get(key)
+        state: framework.CycleState = {}
+        pre = self._pre_filter(pod, plugins, state, known)
+        if pre.rejection is not None:
+            return self._rejected(pre, pre.rejection)
+        if key is None or pre.names is not None:
+            return self._decide_plainly(pod, plugins, pre)
+        if known is None:
+            known = self._remember(key, plugins, pod)
+        else:
+            self._classes.move_to_end(key)
+        known.refresh(pod, self._cluster)
+        return self._decide_by_class(pod, plugins, known, state, pre)
+
+    def _remember(
+        self, key: object, plugins: profile.Profile, pod: pods.PodInfo
+    ) -> classes.PodClass:
+        while len(self._classes) >= self._max_classes:
+            self._classes.popitem(last=False)
+        known = self._classes[key] = classes.PodClass(plugins)
+        for entry in plugins.pre_filters:
+            if entry.kept:
+                answer = _ask_pre_filter(entry, known.state, pod, self._cluster)
+                known.pre_filtered[entry.plugin.name] = answer
+                if isinstance(answer, framework.Status) and answer.code == framework.Code.SKIP:
+                    known.skipped.add(entry.plugin.name)
+        return known
+
+    def _pre_filter(
+        self,
+        pod: pods.PodInfo,
+        plugins: profile.Profile,
+        state: framework.CycleState,
+        known: classes.PodClass | None,
+    ) -> evaluation.PreFiltered:
+        """Asks PreFilter plugins, or recalls what they answered for a pod like this one."""
+
+        def answers() -> Iterator[tuple[str, evaluation.PreFilterAnswer]]:
+            for entry in plugins.pre_filters:
+                name = entry.plugin.name
+                if known is not None and entry.kept:
+                    yield name, known.pre_filtered[name]
+                else:
+                    yield name, _ask_pre_filter(entry, state, pod, self._cluster)
+
+        return evaluation.pre_filter(answers())
+
+    def _rejected(self, pre: evaluation.PreFiltered, status: framework.Status) -> Decision:
+        rejectors = {status.plugin, *pre.named_by} - {""}
+        statuses = NodeStatuses((), (), _nothing(), status)
+        failure = FitError(len(self._cluster), statuses, status.message, frozenset(rejectors))
+        if status.code == framework.Code.PENDING:
+            failure.pending_plugins = frozenset({status.plugin})
+        return _failed(failure)
+
+    def _decide_plainly(
+        self, pod: pods.PodInfo, plugins: profile.Profile, pre: evaluation.PreFiltered
+    ) -> Decision:
+        """Asks every plugin about every node that is in question."""
+        cluster = self._cluster
+        if pre.names is None:
+            rows = np.arange(len(cluster))
+            absent = framework.SUCCESS
+        else:
+            found = (cluster.row_of.get(name) for name in pre.names)
+            rows = np.array(sorted(row for row in found if row is not None), np.intp)
+            named_by = " ".join(sorted(set(pre.named_by)))
+            absent = framework.Status(
+                framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE,
+                (f"node(s) didn't satisfy plugin(s) [{named_by}]",),
+            )
+        state: framework.CycleState = {}
+        for entry in plugins.pre_filters:
+            _ask_pre_filter(entry, state, pod, cluster)
+        filtered = evaluation.filter_rows(plugins, pod, cluster, state, pre.skipped, rows)
+        feasible = rows[filtered.rejected_by == 0]
+        if not len(feasible):
+            names = [cluster.names[row] for row in rows.tolist()]
+            return self._unfit(plugins, names, filtered, absent, pre)
+        scored = evaluation.score_rows(plugins, pod, cluster, state, feasible)
+        return self._chosen(feasible, scored, len(rows))
+
+    def _decide_by_class(
+        self,
+        pod: pods.PodInfo,
+        plugins: profile.Profile,
+        known: classes.PodClass,
+        state: framework.CycleState,
+        pre: evaluation.PreFiltered,
+    ) -> Decision:
+        """Takes what is known, and asks the plugins about which nothing can be known."""
+        cluster = self._cluster
+        filtered = self._filter_anew(pod, plugins, known, state, pre)
+        if filtered is known.filtered and all(entry.kept for entry in plugins.scorers):
+            if known.feasible_count:
+                row = self._pick(known.total)
+                return Decision(
+                    cluster.names[row],
+                    int(known.total[row]),
+                    known.weighted_at(row),
+                    known.feasible_count,
+                    len(cluster),
+                )
+            return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
+        feasible = np.flatnonzero(filtered.rejected_by == 0)
+        if not len(feasible):
+            return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
+        state.update(known.state)
+        scored = evaluation.score_rows(
+            plugins, pod, cluster, state, feasible, known.raw_at(feasible)
+        )
+        return self._chosen(feasible, scored, len(cluster))
+
+    def _filter_anew(
+        self,
+        pod: pods.PodInfo,
+        plugins: profile.Profile,
+        known: classes.PodClass,
+        state: framework.CycleState,
+        pre: evaluation.PreFiltered,
+    ) -> evaluation.Filtered:
+        """What is known of the filters, with those that have to be asked for every pod.
+
+        Each is asked about the rows that no filter before it rejected.
+        """
+        filtered = known.filtered
+        size = len(self._cluster)
+        for index, entry in enumerate(plugins.filters):
+            if entry.kept or entry.name in pre.skipped:
+                continue
+            before = filtered.rejected_by
+            rows = np.flatnonzero((before == 0) | (before > index + 1))
+            verdict = evaluation.ask(
+                evaluation.FILTER, entry.name, entry.plugin.filter, state, pod, self._cluster, rows
+            )
+            if verdict is None or not len(rows):
+                continue
+            column = evaluation.FilterColumn()
+            column.put(rows, size, verdict)
+            if filtered is known.filtered:
+                filtered = evaluation.Filtered(before.copy(), list(filtered.columns))
+            filtered.columns[index] = column
+            if column.codes is not None:
+                filtered.rejected_by[column.codes != 0] = index + 1
+        return filtered
+
+    def _pick(self, total: framework.Int64s) -> int:
+        """One of the positions of the highest score."""
+        best = np.flatnonzero(total == total.max())
+        return int(best[self._rng.randrange(len(best))] if len(best) > 1 else best[0])
+
+    def _chosen(
+        self, feasible: evaluation.Indices, scored: evaluation.Scored, evaluated: int
+    ) -> Decision:
+        position = self._pick(scored.total)
+        return Decision(
+            self._cluster.names[int(feasible[position])],
+            int(scored.total[position]),
+            {name: int(scores[position]) for name, scores in scored.weighted.items()},
+            len(feasible),
+            evaluated,
+        )
+
+    def _unfit(
+        self,
+        plugins: profile.Profile,
+        names: Sequence[str],
+        filtered: evaluation.Filtered,
+        absent: framework.Status,
+        pre: evaluation.PreFiltered,
+    ) -> Decision:
+        filters = [entry.name for entry in plugins.filters]
+        statuses = NodeStatuses(names, filters, filtered, absent)
+        pending = framework.Code.PENDING
+        rejectors = statuses.plugins(
+            framework.Code.UNSCHEDULABLE, framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE, pending
+        )
+        return _failed(
+            FitError(
+                len(self._cluster),
+                statuses,
+                "",
+                rejectors | frozenset(pre.named_by),
+                statuses.plugins(pending),
+            ),
+            len(names),
+        )
+
+
+def _class_key(pod: pods.PodInfo, plugins: profile.Profile) -> object:
+    """What a pod shares with the pods that look like it; None if a plugin can't tell."""
+    signatures = tuple(plugin.sign(pod) for plugin in plugins.signers)
+    if framework.UNSIGNED in signatures:
+        return None
+    return id(plugins), pod.class_key, signatures
+
+
+def _ask_pre_filter(
+    entry: profile.PreFilter,
+    state: framework.CycleState,
+    pod: pods.PodInfo,
+    cluster: snapshot.Snapshot,
+) -> evaluation.PreFilterAnswer:
+    plugin = entry.plugin
+    question = plugin.pre_filter
+    return evaluation.ask(evaluation.PRE_FILTER, plugin.name, question, state, pod, cluster)
+
+
+def _nothing() -> evaluation.Filtered:
+    return evaluation.Filtered(np.zeros(0, np.int8), [])
+
+
+def _failed(failure: FitError, evaluated: int = 0) -> Decision:
+    return Decision(None, 0, {}, 0, evaluated, failure)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from whipstaff.runtime import errors
+from whipstaff.runtime import errors, flags
 from whipstaff.scheduler import configuration, plugin_arguments, plugin_sets, strict
 
 Load = Callable[..., configuration.Configuration]
@@ -48,7 +48,7 @@ def test_an_empty_configuration_is_upstreams_default(load: Load) -> None:
     assert profile.plugins["multiPoint"].enabled == plugin_sets.DEFAULT_PLUGINS
     assert settings.pod_initial_backoff == 1
     assert settings.pod_max_backoff == 10
-    assert settings.leader_election == configuration.LeaderElection(
+    assert settings.leader_election == flags.LeaderElection(
         True, 15, 10, 2, "whipstaff-scheduler", "kube-system"
     )
 

@@ -572,7 +572,7 @@ def test_a_gated_pod_starts_its_clock_when_it_is_tried(
     waiting.add(old)
     clock.time += 3600
     waiting.update(old.raw, pod("web"))
-    assert waiting.pop().first_attempt == clock.time
+    assert waiting.pop().first_active == clock.time
 
 
 # What operators see.

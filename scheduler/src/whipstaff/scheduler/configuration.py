@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whipstaff.runtime import errors
+from whipstaff.runtime import errors, flags
 from whipstaff.scheduler import plugin_arguments, plugin_sets, strict
 
 API_VERSION = "kubescheduler.config.k8s.io/v1"
@@ -45,16 +45,8 @@ NO_EFFECT = {
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeaderElection:
-    """How one of several schedulers comes to lead. Durations in seconds."""
-
-    leader_elect: bool = True
-    lease_duration: float = 15
-    renew_deadline: float = 10
-    retry_period: float = 2
-    resource_name: str = "whipstaff-scheduler"
-    resource_namespace: str = "kube-system"
+LEADER_ELECTION = flags.LeaderElection(resource_name="whipstaff-scheduler")
+"""How one of several schedulers comes to lead, where neither file nor flags say otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +87,7 @@ class Configuration:
     """Everything the scheduler is told. Durations in seconds."""
 
     profiles: tuple[Profile, ...] = (Profile(DEFAULT_SCHEDULER_NAME),)
-    leader_election: LeaderElection = LeaderElection()
+    leader_election: flags.LeaderElection = LEADER_ELECTION
     client_connection: ClientConnection = ClientConnection()
     pod_initial_backoff: float = 1
     pod_max_backoff: float = 10
@@ -115,6 +107,50 @@ def load(path: str, *, external: Sequence[str] = ()) -> Configuration:
     if problems:
         raise errors.ConfigurationError(f"{path}: {'; '.join(problems)}")
     return configuration
+
+
+def describe(configuration: Configuration) -> dict[str, Any]:
+    """The configuration in effect, in the form of the file, as `/configz` shows it."""
+    election, connection = configuration.leader_election, configuration.client_connection
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "leaderElection": {
+            "leaderElect": election.leader_elect,
+            "leaseDuration": f"{election.lease_duration:g}s",
+            "renewDeadline": f"{election.renew_deadline:g}s",
+            "retryPeriod": f"{election.retry_period:g}s",
+            "resourceLock": "leases",
+            "resourceName": election.resource_name,
+            "resourceNamespace": election.resource_namespace,
+        },
+        "clientConnection": {
+            "kubeconfig": connection.kubeconfig or "",
+            "qps": connection.qps or -1,
+            "burst": connection.burst or 0,
+        },
+        "podInitialBackoffSeconds": configuration.pod_initial_backoff,
+        "podMaxBackoffSeconds": configuration.pod_max_backoff,
+        "delayCacheUntilActive": configuration.delay_cache_until_active,
+        "profiles": [_describe_profile(profile) for profile in configuration.profiles],
+    }
+
+
+def _describe_profile(profile: Profile) -> dict[str, Any]:
+    return {
+        "schedulerName": profile.scheduler_name,
+        "plugins": {
+            point: {
+                "enabled": [{"name": name, "weight": weight} for name, weight in group.enabled],
+                "disabled": [{"name": name} for name in group.disabled],
+            }
+            for point, group in profile.plugins.items()
+            if group.enabled or group.disabled
+        },
+        "pluginConfig": [
+            {"name": name, "args": arguments} for name, arguments in profile.arguments.items()
+        ],
+    }
 
 
 def with_scheduler_names(
@@ -139,25 +175,6 @@ def with_scheduler_names(
         for name in dict.fromkeys(scheduler_names)
     )
     return dataclasses.replace(configuration, profiles=profiles)
-
-
-def check_leader_election(settings: LeaderElection) -> str:
-    """What is wrong with `settings`, beginning with the field; empty where nothing is."""
-    if not settings.leader_elect:
-        return ""
-    for name in ("lease_duration", "renew_deadline", "retry_period"):
-        if getattr(settings, name) <= 0:
-            return f"{_camel(name)}: must be greater than zero"
-    if settings.lease_duration <= settings.renew_deadline:
-        return "leaseDuration: must be greater than renewDeadline"
-    if settings.renew_deadline <= settings.retry_period:
-        return "renewDeadline: must be greater than retryPeriod"
-    return ""
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.title() for word in rest)
 
 
 def _read(
@@ -192,9 +209,9 @@ def _read(
     return configuration
 
 
-def _leader_election(fields: strict.Fields) -> LeaderElection:
-    default = LeaderElection()
-    settings = LeaderElection(
+def _leader_election(fields: strict.Fields) -> flags.LeaderElection:
+    default = LEADER_ELECTION
+    settings = flags.LeaderElection(
         leader_elect=fields.boolean("leaderElect", default.leader_elect),
         # Zero is Go's way of not having set a duration.
         lease_duration=fields.duration("leaseDuration", 0) or default.lease_duration,
@@ -205,10 +222,26 @@ def _leader_election(fields: strict.Fields) -> LeaderElection:
     )
     if fields.string("resourceLock", "") not in ("", "leases"):
         fields.problem("resourceLock", "must be leases")
-    if problem := check_leader_election(settings):
-        fields.problem(*problem.split(": ", 1))
+    if settings.leader_elect:
+        _check_leader_election(fields, settings)
     fields.finish()
     return settings
+
+
+def _check_leader_election(fields: strict.Fields, settings: flags.LeaderElection) -> None:
+    """Source: ValidateLeaderElectionConfiguration and client-go's NewLeaderElector."""
+    durations = {
+        "leaseDuration": settings.lease_duration,
+        "renewDeadline": settings.renew_deadline,
+        "retryPeriod": settings.retry_period,
+    }
+    for name, seconds in durations.items():
+        if seconds <= 0:
+            fields.problem(name, "must be greater than zero")
+    if settings.lease_duration <= settings.renew_deadline:
+        fields.problem("leaseDuration", "must be greater than renewDeadline")
+    if settings.renew_deadline <= 1.2 * settings.retry_period:
+        fields.problem("renewDeadline", "must be greater than 1.2 times retryPeriod")
 
 
 def _client_connection(fields: strict.Fields) -> ClientConnection:

@@ -46,7 +46,8 @@ class QueuedPod:
     pod: pods.PodInfo
     timestamp: float
     """When it was last put in the queue, not when it was created."""
-    first_attempt: float | None = None
+    first_active: float | None = None
+    """When it could be tried for the first time: gates don't count as the scheduler's time."""
     attempts: int = 0
     unschedulable_count: int = 0
     consecutive_errors: int = 0
@@ -248,8 +249,6 @@ class SchedulingQueue:
         queued.place = ""
         del self._pods[queued.key]
         queued.attempts += 1
-        if queued.first_attempt is None:
-            queued.first_attempt = self._now()
         self._in_flight[queued.uid] = self._event_counter
         self._count_rejections(queued, -1)
         return queued
@@ -404,6 +403,8 @@ class SchedulingQueue:
     def _to_active(self, queued: QueuedPod, event: str, *, gate: bool = True) -> None:
         if gate and self._is_gated(queued, event):
             return
+        if queued.first_active is None:
+            queued.first_active = self._now()
         self._take_out(queued)
         self._put(queued, ACTIVE, event)
         self._active.push(queued)

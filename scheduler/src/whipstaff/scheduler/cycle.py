@@ -1,0 +1,237 @@
+"""The scheduling cycle: a pod from the queue, a node for it, and on to the next.
+
+Its loop: pop, decide, assume, start to bind, without waiting for anything in between. Decisions run
+in slices of a few milliseconds; between two slices the event loop takes in watch events and answers
+of bindings, so a decision never rests on a picture of the cluster much older than a slice. It owns
+what becomes of an attempt: metrics, events, the pod's condition, and its way back into the queue.
+
+While the binder is full the cycle rests: a decision made long before its binding can be sent would
+only be made on an older picture.
+
+Answers to `pkg/scheduler/schedule_one.go`. Left out: Reserve, Permit, PreBind and PostBind, pod
+groups, nominated nodes and preemption (PostFilter).
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from whipstaff.runtime import logs, objects
+from whipstaff.scheduler import (
+    binder,
+    cluster_events,
+    cluster_state,
+    decision,
+    decisions,
+    framework,
+    metrics,
+    pod_conditions,
+    pods,
+    profile,
+    queue,
+    snapshot,
+)
+
+Object = dict[str, Any]
+
+SLICE = 0.005
+"""Seconds of deciding before the event loop gets its turn."""
+
+NOTE_LIMIT = 1024
+"""The longest note that events.k8s.io takes."""
+
+_log = logs.get("scheduler.cycle")
+
+
+class Recorder(Protocol):
+    """Where events go. Source: `whipstaff.runtime.events.Recorder`."""
+
+    def event(self, regarding: Object, type: str, reason: str, action: str, note: str) -> None:  # noqa: A002 - the API's name
+        """Has an event recorded. Never blocks."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Attempt:
+    """A try to place a pod that has got as far as binding."""
+
+    queued: queue.QueuedPod
+    started: float
+    decided: float
+
+
+class Cycle:
+    """Schedules pods. Everything that it works with is handed in, and made by `app`.
+
+    `latest` gives the pod of a key as the watch last showed it; `recorders` has one for each
+    profile.
+    """
+
+    def __init__(
+        self,
+        *,
+        waiting: queue.SchedulingQueue,
+        cluster: snapshot.Snapshot,
+        decider: decision.Decider,
+        profiles: Mapping[str, profile.Profile],
+        latest: Callable[[str], Object | None],
+        recorders: Mapping[str, Recorder],
+        conditions: pod_conditions.ConditionWriter,
+        ring: decisions.Decisions,
+        measured: metrics.Metrics,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._waiting = waiting
+        self._cluster = cluster
+        self._decider = decider
+        self._profiles = profiles
+        self._latest = latest
+        self._recorders = recorders
+        self._conditions = conditions
+        self._ring = ring
+        self._measured = measured
+        self._now = now
+        self._ready = asyncio.Event()
+
+    def wake(self) -> None:
+        """The queue may have something: to be called whenever a pod becomes ready."""
+        self._ready.set()
+
+    async def run(self, bindings: binder.Binder) -> None:
+        """Schedules until cancelled. What is in flight then is for `bindings.drain`."""
+        while True:
+            await self._ready.wait()
+            await bindings.room()
+            self._slice(bindings)
+            await asyncio.sleep(0)
+
+    async def tick(self) -> None:
+        """Lets backoffs end, on whole seconds, and looks after forgotten pods, until cancelled."""
+        ticks = 0
+        while True:
+            await asyncio.sleep(queue.BACKOFF_WINDOW - self._now() % queue.BACKOFF_WINDOW)
+            ticks += 1
+            self._waiting.flush_backoff()
+            if ticks % 30 == 0:
+                self._waiting.flush_unschedulable()
+
+    def _slice(self, bindings: binder.Binder) -> None:
+        """Decides for some milliseconds, while there are pods and room to bind them."""
+        end = self._now() + SLICE
+        while bindings.has_room:
+            queued = self._waiting.pop()
+            if queued is None:
+                self._ready.clear()
+                return
+            binding = self._schedule(queued)
+            if binding is not None:
+                bindings.start(binding)
+            if self._now() >= end:
+                return
+
+    def _schedule(self, queued: queue.QueuedPod) -> binder.Binding | None:
+        """One attempt; the binding to start, or None when the pod got no node."""
+        started = self._now()
+        pod = queued.pod
+        chosen_profile = self._profiles.get(pod.scheduler_name)
+        if chosen_profile is None or self._skip(pod):
+            self._waiting.done(pod.uid)
+            return None
+        try:
+            decided = self._decider.decide(pod, chosen_profile)
+            self._measured.algorithm_duration.observe(self._now() - started)
+            if decided.node is None:
+                self._no_node(queued, decided, started)
+                return None
+            assumed = self._cluster.assume(pod, decided.node)
+        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
+            if not isinstance(error, framework.PluginError):
+                _log.exception("scheduling failed", pod=pod.key)
+            self._failed(queued, str(error) or type(error).__name__, started)
+            return None
+        self._ring.record(pod.key, pod.uid, decided)
+        self._waiting.done(pod.uid)
+        return binder.Binding(assumed, decided.node, _Attempt(queued, started, self._now()))
+
+    def _skip(self, pod: pods.PodInfo) -> bool:
+        """Whether there is nothing to do for a pod that came out of the queue."""
+        if pod.is_terminating:
+            note = f"skip schedule deleting pod: {pod.key}"
+            self._record(pod, "Warning", "FailedScheduling", "Scheduling", note)
+            return True
+        return self._cluster.get_pod(pod.uid) is not None
+
+    # What becomes of an attempt.
+
+    def _no_node(self, queued: queue.QueuedPod, decided: decision.Decision, started: float) -> None:
+        """Plugins rejected every node."""
+        failure = decided.failure
+        assert failure is not None
+        message = str(failure)
+        self._ring.record(queued.key, queued.uid, decided, message)
+        self._measured.observe_attempt(metrics.UNSCHEDULABLE, queued.profile, self._now() - started)
+        queued.rejected_by = failure.unschedulable_plugins
+        queued.pending_on = failure.pending_plugins
+        self._put_back(queued, pod_conditions.UNSCHEDULABLE, message)
+
+    def _failed(self, queued: queue.QueuedPod, message: str, started: float) -> None:
+        """Something went wrong that says nothing about the pod."""
+        self._measured.observe_attempt(metrics.ERROR, queued.profile, self._now() - started)
+        queued.rejected_by = queued.pending_on = frozenset()
+        self._put_back(queued, pod_conditions.SCHEDULER_ERROR, message)
+
+    def _put_back(self, queued: queue.QueuedPod, reason: str, message: str) -> None:
+        """Back into the queue, as the pod is by now, if it still waits for a node."""
+        raw = self._latest(queued.key)
+        if raw is None or objects.uid(raw) != queued.uid or raw["spec"].get("nodeName"):
+            self._waiting.done(queued.uid)
+            return
+        if raw is not queued.pod.raw:
+            queued.pod = cluster_state.read(raw) or queued.pod
+        self._waiting.add_unschedulable(queued)
+        note = message if len(message) <= NOTE_LIMIT else message[: NOTE_LIMIT - 4] + " ..."
+        self._record(queued.pod, "Warning", "FailedScheduling", "Scheduling", note)
+        self._conditions.set(queued.pod, reason, message)
+
+    def settled(self, binding: binder.Binding, settlement: binder.Settlement) -> None:
+        """A binding has ended: called by the binder."""
+        attempt: _Attempt = binding.token
+        queued, pod = attempt.queued, binding.pod
+        bound = settlement.outcome is binder.Outcome.BOUND
+        self._measured.extension_point_duration.observe(
+            self._now() - attempt.decided, "Bind", "Success" if bound else "Error", queued.profile
+        )
+        match settlement.outcome:
+            case binder.Outcome.BOUND:
+                self._bound(queued, pod, self._now() - attempt.started)
+            case binder.Outcome.REFUSED:
+                _log.warning("binding refused", pod=pod.key, node=binding.node, **_why(settlement))
+                self._forget(pod)
+                self._failed(queued, settlement.reason, attempt.started)
+            case binder.Outcome.TAKEN | binder.Outcome.GONE:
+                _log.info("pod needs no node any more", pod=pod.key, **_why(settlement))
+                self._conditions.drop(pod.uid)
+                self._forget(pod)
+
+    def _bound(self, queued: queue.QueuedPod, pod: pods.PodInfo, took: float) -> None:
+        self._conditions.drop(pod.uid)
+        self._measured.observe_attempt(metrics.SCHEDULED, queued.profile, took)
+        waited = self._now() - (queued.first_active or queued.timestamp)
+        self._measured.observe_scheduled(queued.attempts, waited, flushed=queued.flushed)
+        _log.debug("pod bound", pod=pod.key, node=pod.node_name, attempts=queued.attempts)
+        note = f"Successfully assigned {pod.key} to {pod.node_name}"
+        self._record(pod, "Normal", "Scheduled", "Binding", note)
+
+    def _forget(self, pod: pods.PodInfo) -> None:
+        """Takes the assumption back, unless the watch has replaced it, and tells the queue."""
+        if self._cluster.forget(pod.uid):
+            held = {**pod.raw, "spec": {**pod.raw["spec"], "nodeName": pod.node_name}}
+            self._waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, held, None)
+
+    def _record(self, pod: pods.PodInfo, kind: str, reason: str, action: str, note: str) -> None:
+        self._recorders[pod.scheduler_name].event(pod.raw, kind, reason, action, note)
+
+
+def _why(settlement: binder.Settlement) -> dict[str, str]:
+    return {"reason": settlement.reason} if settlement.reason else {}

@@ -1,0 +1,195 @@
+"""The scheduler's metrics, under upstream's names, labels and buckets.
+
+No loop runs here: the cycle and the binder observe, and a scrape collects. Observing is an addition
+to a list, and what the queue counts anyway is read from the queue when it is scraped, because a pod
+passes here five times and each microsecond of the hot path is paid by every pod.
+
+Answers to `pkg/scheduler/metrics/metrics.go`: the STABLE and BETA metrics of what exists, and
+`scheduling_algorithm_duration_seconds` and `cache_size`. Left out until what they measure is built:
+preemption, permit, pod groups, resource claims, and timings of single extension points but Bind.
+"""
+
+import bisect
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client import core, registry
+
+SCHEDULED, UNSCHEDULABLE, ERROR = "scheduled", "unschedulable", "error"
+"""Values of the label `result`."""
+
+_ATTEMPT_BUCKETS = tuple(0.001 * 2**power for power in range(15))
+_SLI_BUCKETS = tuple(0.01 * 2**power for power in range(20))
+_EXTENSION_POINT_BUCKETS = tuple(0.0001 * 2**power for power in range(12))
+_COUNT_BUCKETS = tuple(float(2**power) for power in range(5))
+_MOST_ATTEMPTS = 15
+
+Labels = tuple[str, ...]
+
+
+class Histogram:
+    """A histogram for one loop: no locks, one bisection an observation."""
+
+    def __init__(
+        self, name: str, help_text: str, labels: Sequence[str], buckets: Sequence[float]
+    ) -> None:
+        self._name = name
+        self._help = help_text
+        self._labels = tuple(labels)
+        self._bounds = tuple(buckets)
+        self._counts: dict[Labels, list[int]] = {}
+        self._sums: collections.defaultdict[Labels, float] = collections.defaultdict(float)
+
+    def observe(self, value: float, *labels: str) -> None:
+        """Counts `value` under `labels`, in the order of their names."""
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+        counts[bisect.bisect_left(self._bounds, value)] += 1
+        self._sums[labels] += value
+
+    def count(self, *labels: str) -> int:
+        """How many values were counted under `labels`."""
+        return sum(self._counts.get(labels, ()))
+
+    def collect(self) -> core.HistogramMetricFamily:
+        """What a scrape gets."""
+        family = core.HistogramMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, counts in self._counts.items():
+            total = 0
+            buckets = []
+            for bound, count in zip((*self._bounds, float("inf")), counts, strict=True):
+                total += count
+                buckets.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
+            family.add_metric(labels, buckets, self._sums[labels])
+        return family
+
+
+class Metrics(registry.Collector):
+    """Everything that is counted; to be registered with a `CollectorRegistry`."""
+
+    def __init__(self) -> None:
+        self.attempts: collections.Counter[tuple[str, str]] = collections.Counter()
+        """Attempts by (result, profile)."""
+        self.attempt_duration = Histogram(
+            "scheduler_scheduling_attempt_duration_seconds",
+            "Scheduling attempt latency in seconds (scheduling algorithm + binding)",
+            ("result", "profile"),
+            _ATTEMPT_BUCKETS,
+        )
+        self.algorithm_duration = Histogram(
+            "scheduler_scheduling_algorithm_duration_seconds",
+            "Scheduling algorithm latency in seconds",
+            (),
+            _ATTEMPT_BUCKETS,
+        )
+        self.pod_attempts = Histogram(
+            "scheduler_pod_scheduling_attempts",
+            "Number of attempts to successfully schedule a pod",
+            (),
+            _COUNT_BUCKETS,
+        )
+        self.sli_duration = Histogram(
+            "scheduler_pod_scheduling_sli_duration_seconds",
+            "Time from a pod's first chance to be tried until it is bound, over all its attempts",
+            ("attempts",),
+            _SLI_BUCKETS,
+        )
+        self.extension_point_duration = Histogram(
+            "scheduler_framework_extension_point_duration_seconds",
+            "Latency for running all plugins of a specific extension point",
+            ("extension_point", "status", "profile"),
+            _EXTENSION_POINT_BUCKETS,
+        )
+        self.queue_lengths: Callable[[], Mapping[str, int]] = dict
+        self.incoming: Mapping[tuple[str, str], int] = {}
+        """Pods that entered a queue, by (queue, event): the queue's own counter."""
+        self.rejections: Mapping[tuple[str, str], int] = {}
+        """Pods that wait because of (plugin, profile): the queue's own counter."""
+        self.cache_sizes: Callable[[], Mapping[str, int]] = dict
+        self.bindings_in_flight: Callable[[], int] = int
+        self.scheduled_after_flush = 0
+
+    def observe_attempt(self, result: str, profile: str, seconds: float) -> None:
+        """An attempt has ended: bound, refused or failed."""
+        self.attempts[result, profile] += 1
+        self.attempt_duration.observe(seconds, result, profile)
+
+    def observe_scheduled(self, attempts: int, seconds: float, *, flushed: bool) -> None:
+        """A pod is bound after so many attempts, so long after its first chance to be tried."""
+        self.pod_attempts.observe(attempts)
+        label = str(attempts) if attempts < _MOST_ATTEMPTS else f"{_MOST_ATTEMPTS}+"
+        self.sli_duration.observe(seconds, label)
+        self.scheduled_after_flush += flushed
+
+    def collect(self) -> Iterable[core.Metric]:
+        """What a scrape gets."""
+        yield _counter(
+            "scheduler_schedule_attempts_total",
+            "Number of attempts to schedule pods, by the result. 'unschedulable' means a pod could"
+            " not be scheduled, while 'error' means an internal scheduler problem.",
+            ("result", "profile"),
+            self.attempts.items(),
+        )
+        yield _counter(
+            "scheduler_queue_incoming_pods_total",
+            "Number of pods added to scheduling queues by event and queue type",
+            ("queue", "event"),
+            self.incoming.items(),
+        )
+        yield _counter(
+            "scheduler_pod_scheduled_after_flush_total",
+            "Number of pods scheduled after no event but a timeout had moved them",
+            (),
+            [((), self.scheduled_after_flush)],
+        )
+        yield _gauge(
+            "scheduler_pending_pods",
+            "Number of pending pods, by the queue type",
+            ("queue",),
+            [((queue,), length) for queue, length in self.queue_lengths().items()],
+        )
+        yield _gauge(
+            "scheduler_unschedulable_pods",
+            "Number of unschedulable pods by the plugin that rejected them; a pod counts for each",
+            ("plugin", "profile"),
+            self.rejections.items(),
+        )
+        yield _gauge(
+            "scheduler_cache_size",
+            "Number of nodes, pods, and assumed pods in the scheduler's picture of the cluster",
+            ("type",),
+            [((kind,), size) for kind, size in self.cache_sizes().items()],
+        )
+        yield _gauge(
+            "scheduler_goroutines",
+            "Number of running tasks split by the work they do such as binding",
+            ("operation",),
+            [(("binding",), self.bindings_in_flight())],
+        )
+        for histogram in (
+            self.attempt_duration,
+            self.algorithm_duration,
+            self.pod_attempts,
+            self.sli_duration,
+            self.extension_point_duration,
+        ):
+            yield histogram.collect()
+
+
+def _counter(
+    name: str, help_text: str, labels: Labels, values: Iterable[tuple[Labels, int]]
+) -> core.CounterMetricFamily:
+    family = core.CounterMetricFamily(name.removesuffix("_total"), help_text, labels=labels)
+    for key, value in values:
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(
+    name: str, help_text: str, labels: Labels, values: Iterable[tuple[Labels, int]]
+) -> core.GaugeMetricFamily:
+    family = core.GaugeMetricFamily(name, help_text, labels=labels)
+    for key, value in values:
+        family.add_metric(key, value)
+    return family

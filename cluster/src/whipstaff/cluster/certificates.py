@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from whipstaff.cluster import files
+from whipstaff.runtime import errors
 
 SERVICE_IP = "10.96.0.1"  # the first of the service range: the Service `kubernetes`
 CLUSTER_DOMAIN = "cluster.local"
@@ -68,6 +69,14 @@ class Authority:
         self.pair = pair
         self.certificate = certificate
         self._key = key
+
+    @classmethod
+    def read(cls, pair: Pair) -> "Authority":
+        """Read an authority that must be there; raises ConfigurationError where it isn't."""
+        found = _read(pair)
+        if found is None:
+            raise errors.ConfigurationError(f"{pair.certificate}: is missing or damaged")
+        return cls(pair, *found)
 
     @classmethod
     def ensure(cls, folder: pathlib.Path, name: str, now: datetime.datetime) -> "Authority":
@@ -171,6 +180,27 @@ class Pki:
     etcd: Pair
     service_account: Pair
     admin: Pair
+
+
+def load(folder: pathlib.Path) -> Pki:
+    """The certificates of a running cluster, as they are.
+
+    Raises:
+        ConfigurationError: an authority is missing or damaged.
+    """
+    return Pki(
+        folder=folder,
+        ca=Authority.read(_pair(folder, "ca")),
+        front_proxy_ca=Authority.read(_pair(folder, "front-proxy-ca")),
+        etcd_ca=Authority.read(_pair(folder, "etcd-ca")),
+        apiserver=_pair(folder, "apiserver"),
+        apiserver_etcd_client=_pair(folder, "apiserver-etcd-client"),
+        apiserver_kubelet_client=_pair(folder, "apiserver-kubelet-client"),
+        front_proxy_client=_pair(folder, "front-proxy-client"),
+        etcd=_pair(folder, "etcd"),
+        service_account=Pair(folder / "sa.pub", folder / "sa.key"),
+        admin=_pair(folder, "admin"),
+    )
 
 
 def ensure(folder: pathlib.Path, now: datetime.datetime) -> Pki:

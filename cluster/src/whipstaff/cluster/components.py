@@ -16,6 +16,7 @@ SERVICE_CIDR = "10.96.0.0/16"
 ISSUER = f"https://kubernetes.default.svc.{certificates.CLUSTER_DOMAIN}"
 BOOTSTRAP = "bootstrap"  # what waits for it starts when its users have their rights
 
+OURS = ("whipstaff-scheduler", "whipstaff-node-agent")
 REPLACEABLE = ("scheduler",)  # what ``--stock`` takes: components that are ours otherwise
 
 # client-go's default of 20 requests a second makes a controller take a minute for 1,000 nodes.

@@ -7,6 +7,7 @@ current context; comments are lost, as they are when kubectl writes it.
 
 import base64
 import contextlib
+import hashlib
 import os
 import pathlib
 import time
@@ -15,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from whipstaff.cluster import certificates, files
+from whipstaff.cluster import certificates, files, layout
 from whipstaff.runtime import errors
 
+_EXTENSION = "whipstaff"
 _SECTIONS = ("clusters", "users", "contexts")
 
 
@@ -109,13 +111,36 @@ def without(config: Mapping[str, Any], name: str, previous: str | None) -> dict[
     return result
 
 
-def add_to(path: pathlib.Path, own: Mapping[str, Any]) -> str | None:
-    """Merge ``own`` into the file and make its context current; returns the one that was."""
+def owner(config: Mapping[str, Any], name: str) -> str | None:
+    """The data directory whose cluster has the entry ``name``; empty: it is somebody else's."""
+    for entry in config.get("clusters") or []:
+        if entry.get("name") == name:
+            extensions = entry.get("cluster", {}).get("extensions") or []
+            found = [each["extension"] for each in extensions if each.get("name") == _EXTENSION]
+            return str(found[0].get("dataDir", "")) if found else ""
+    return None
+
+
+def add_to(
+    path: pathlib.Path, place: layout.Layout, server: str, pki: certificates.Pki
+) -> tuple[str, str | None]:
+    """Merge the cluster into the file and make its context current.
+
+    Returns:
+        The context's name (with a suffix where another cluster has it), and which was current.
+    """
     files.private_folder(path.parent)
     with _locked(path):
         config = read(path)
+        name = place.name
+        if owner(config, name) not in {None, str(place.root)}:
+            name = f"{name}-{hashlib.sha256(str(place.root).encode()).hexdigest()[:6]}"
+        own = document(name, name, server, pki.ca.pair.certificate, pki.admin)
+        mark = {"name": _EXTENSION, "extension": {"dataDir": str(place.root)}}
+        own["clusters"][0]["cluster"]["extensions"] = [mark]
         write(path.resolve(), merged(config, own))
-    return config.get("current-context") or None
+    previous = config.get("current-context") or None
+    return name, previous if previous != name else None
 
 
 def remove_from(path: pathlib.Path, name: str, previous: str | None) -> None:
@@ -125,7 +150,7 @@ def remove_from(path: pathlib.Path, name: str, previous: str | None) -> None:
     with _locked(path):
         config = read(path)
         rest = without(config, name, previous)
-        if not any(rest.get(section) for section in _SECTIONS):
+        if not any(value for key, value in rest.items() if key not in {"apiVersion", "kind"}):
             path.resolve().unlink()
         elif rest != config:
             write(path.resolve(), rest)

@@ -7,6 +7,7 @@ outside of any of them.
 
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,9 @@ class Layout:
     @property
     def name(self) -> str:
         """What the cluster is called where several are listed, as in its kubeconfig context."""
-        return "whipstaff" if self.root == default_data_dir() else f"whipstaff-{self.root.name}"
+        if self.root == default_data_dir():
+            return "whipstaff"
+        return f"whipstaff-{re.sub(r'[^A-Za-z0-9.-]+', '-', self.root.name).strip('-') or 'root'}"
 
     @property
     def pki(self) -> pathlib.Path:
@@ -77,6 +80,11 @@ class Layout:
     def lock(self) -> pathlib.Path:
         """Held by the supervisor for as long as it lives."""
         return self.root / "supervisor.lock"
+
+    @property
+    def busy(self) -> pathlib.Path:
+        """Held by the ``up`` or ``down`` that is at work."""
+        return self.root / "busy.lock"
 
     def kubeconfig(self, user: str) -> pathlib.Path:
         """The kubeconfig of one of the cluster's users."""

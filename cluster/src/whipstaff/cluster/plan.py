@@ -52,12 +52,14 @@ class Plan:
         binaries: the path of each binary.
         previous_context: the user's current kubeconfig context before ``up`` changed it.
         user_kubeconfig: the user's kubeconfig that holds our context, None when none does.
+        context: what that context is called.
     """
 
     spec: Spec = Spec()
     ports: components.Ports = field(default_factory=components.Ports)
     binaries: Mapping[str, str] = field(default_factory=dict)
     user_kubeconfig: str | None = None
+    context: str | None = None
     previous_context: str | None = None
 
     @classmethod
@@ -74,6 +76,7 @@ class Plan:
                 ports=components.Ports(**raw["ports"]),
                 binaries=raw["binaries"],
                 user_kubeconfig=raw["user_kubeconfig"],
+                context=raw["context"],
                 previous_context=raw["previous_context"],
             )
         except FileNotFoundError:

@@ -6,15 +6,19 @@ connection takes one between the look and the use.
 """
 
 import contextlib
+import fcntl
+import pathlib
 import random
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+import orjson
 import psutil
 
 from whipstaff.runtime import errors
 
 LOOPBACK = "127.0.0.1"
+_RESERVED = 120.0  # seconds
 _SCRATCH = range(20_000, 32_000)  # Linux hands out 32768 and above to outgoing connections
 
 
@@ -42,6 +46,36 @@ def pick(preferred: int, taken: Collection[int] = (), *, attempts: int = 1000) -
         if port not in taken and is_free(port):
             return port
     raise errors.StartupError(f"no free port on {LOOPBACK} from {preferred} to {last - 1}")
+
+
+def reserve(
+    file: pathlib.Path, owner: str, preferred: Mapping[str, int], now: float
+) -> dict[str, int]:
+    """Pick a port for each name, none of them picked for another owner a moment ago.
+
+    Two clusters that start at the same time see the same free ports, so what was picked is written
+    down in ``file`` for as long as a component may take to listen.
+
+    Raises:
+        StartupError: there aren't that many free ports.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as ledger:
+        fcntl.flock(ledger, fcntl.LOCK_EX)
+        ledger.seek(0)
+        entries = [
+            entry
+            for entry in orjson.loads(ledger.read() or b"[]")
+            if entry["until"] > now and entry["owner"] != owner
+        ]
+        taken = {port for entry in entries for port in entry["ports"]}
+        picked: dict[str, int] = {}
+        for name, port in preferred.items():
+            picked[name] = pick(port, taken | set(picked.values()))
+        entries.append({"owner": owner, "until": now + _RESERVED, "ports": list(picked.values())})
+        ledger.truncate(0)
+        ledger.write(orjson.dumps(entries))
+    return picked
 
 
 def scratch(count: int, rng: random.Random | None = None) -> list[int]:

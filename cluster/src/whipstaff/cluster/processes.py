@@ -157,10 +157,12 @@ def end(identity: Identity, grace: float) -> bool:
 
 def owned_by(owner: pathlib.Path) -> list[Identity]:
     """The running processes that were started for ``owner``, by their environment."""
+    us = psutil.Process()
+    ourselves = {us.pid, *(parent.pid for parent in us.parents())}
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(OWNER) == str(owner):
+            if process.pid not in ourselves and process.environ().get(OWNER) == str(owner):
                 found.append(Identity.of(process.pid))
     return [identity for identity in found if identity.process() is not None]
 

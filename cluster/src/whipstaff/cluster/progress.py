@@ -42,14 +42,19 @@ class Progress:
         self.console = console or rich.console.Console(highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[Step]:
-        """Show ``title`` as under way, and as done, with `Step.result`, when the block ends."""
-        begun = time.monotonic()
+    def under_way(self, title: str) -> Iterator[Step]:
+        """Show ``title`` as under way while the block runs."""
         with contextlib.ExitStack() as stack:
             status = None
             if self.console.is_terminal:
                 status = stack.enter_context(self.console.status(title))
-            step = Step(self.console, title, status)
+            yield Step(self.console, title, status)
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """The same, and a line with `Step.result` when it is done."""
+        begun = time.monotonic()
+        with self.under_way(title) as step:
             yield step
         self.done(title, step.result, time.monotonic() - begun)
 

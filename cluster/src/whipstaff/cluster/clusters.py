@@ -1,0 +1,419 @@
+"""Brings a local cluster up and takes it down.
+
+Answers to kind's ``create cluster`` and ``delete cluster``. Runs in the user's command and ends
+with it; what goes on is the supervisor (`whipstaff.cluster.supervisor`), which it starts and ends.
+One ``up`` or ``down`` works on a data directory at a time. Both may be called in any state: after a
+kill, after a reboot, twice.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from whipstaff.cluster import (
+    binaries,
+    certificates,
+    components,
+    example,
+    files,
+    kubeconfigs,
+    layout,
+    plan,
+    ports,
+    probes,
+    processes,
+    progress,
+    state,
+)
+from whipstaff.runtime import client, config, errors, objects, resources
+
+_POLL = 0.05
+_SUPERVISOR_GRACE = 60.0  # seconds in which it ends all components, one wave after another
+_LEFTOVER_GRACE = 5.0
+_SETTLE = 30.0  # seconds that a running cluster's components may take to serve again
+_EXAMPLE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How ``up`` works, as opposed to what the cluster is.
+
+    Attributes:
+        assets: a folder with the binaries to use.
+        update_kubeconfig: give the user's kubeconfig a context for the cluster.
+        example: end with the example Deployment.
+        wait: seconds for all nodes to be Ready; 0 doesn't look.
+    """
+
+    assets: pathlib.Path | None = None
+    update_kubeconfig: bool = True
+    example: bool = True
+    wait: float = 60.0
+
+
+def up(
+    place: layout.Layout, asked: Mapping[str, Any], options: Options, show: progress.Progress
+) -> None:
+    """Start the cluster, or find that it runs.
+
+    Args:
+        place: the cluster's data directory.
+        asked: fields of `plan.Spec` that the user gave; others stay as they were.
+        options: how to go about it.
+        show: where progress goes.
+
+    Raises:
+        ConfigurationError: something given can't be used.
+        StartupError: a component doesn't come up (and all are ended again), or the nodes don't.
+    """
+    with _alone(place):
+        planned, running = plan.Plan.load(place), state.State.load(place)
+        begun = time.monotonic()
+        if planned is not None and running is not None and running.supervised:
+            _refuse_changes(place, planned, asked)
+            if not running.settled:
+                _follow(place, None, show)
+            if options.update_kubeconfig and planned.user_kubeconfig is None:
+                planned = _add_context(place, planned, show)
+            asyncio.run(_see(place, planned, dataclasses.replace(options, example=False), show))
+            show.line(f"\nCluster {place.name} runs already ({_summary(planned)}).")
+        else:
+            _refuse_strange_folder(place)
+            _end_leftovers(place, running)
+            planned = _start(place, planned, asked, options, show)
+            asyncio.run(_see(place, planned, options, show))
+            took = time.monotonic() - begun
+            show.line(f"\nCluster {place.name} is up after {took:.1f} s ({_summary(planned)}).")
+        _hints(place, planned, show)
+
+
+def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> bool:
+    """End everything that runs and delete the cluster; whether there was one.
+
+    Args:
+        place: the cluster's data directory.
+        show: where progress goes.
+        keep_data: keep what etcd stores, certificates and settings, for the next ``up``.
+    """
+    if not place.plan.exists():
+        return False
+    with _alone(place):
+        planned, running = _planned_or_none(place), state.State.load(place)
+        with show.step("Processes") as step:
+            ended = _end_supervisor(running, step) + _end_leftovers(place, running)
+            step.result = f"{ended} ended" if ended else "none were running"
+        if planned is not None:
+            _remove_context(planned, show)
+            if keep_data:
+                dataclasses.replace(planned, user_kubeconfig=None).save(place)
+        if not keep_data:
+            _delete(place)
+            show.done("Data", f"{place.root} deleted")
+    return True
+
+
+def _remove_context(planned: plan.Plan, show: progress.Progress) -> None:
+    if planned.user_kubeconfig is not None and planned.context is not None:
+        path = pathlib.Path(planned.user_kubeconfig)
+        kubeconfigs.remove_from(path, planned.context, planned.previous_context)
+        show.done("Kubeconfig", f"context {planned.context} removed from {path}")
+
+
+def _delete(place: layout.Layout) -> None:
+    """Delete what is ours; a folder that holds something else as well stays with that."""
+    for folder in (place.etcd, place.logs, place.kubeconfigs, place.pki):
+        if folder.exists():
+            shutil.rmtree(folder)
+    for file in (place.state, place.lock, place.plan, place.busy):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        place.root.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(place: layout.Layout) -> Iterator[None]:
+    files.private_folder(place.root)
+    with place.busy.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.StartupError(
+                f"another `whipstaff up` or `down` is at work on {place.root}"
+            ) from None
+        yield
+
+
+def _planned_or_none(place: layout.Layout) -> plan.Plan | None:
+    """The plan; a damaged one must not keep ``down`` from working."""
+    try:
+        return plan.Plan.load(place)
+    except errors.ConfigurationError:
+        return None
+
+
+def _refuse_strange_folder(place: layout.Layout) -> None:
+    """A folder with contents that aren't a cluster must be a mistake, and is left alone."""
+    strange = {found.name for found in place.root.iterdir()} - {place.busy.name}
+    if strange and not place.plan.exists():
+        place.busy.unlink()
+        raise errors.ConfigurationError(
+            f"--data-dir: {place.root} holds {min(strange)!r} and no cluster: name a new folder"
+        )
+
+
+def _refuse_changes(place: layout.Layout, planned: plan.Plan, asked: Mapping[str, Any]) -> None:
+    if differences := planned.spec.differences(asked):
+        raise errors.StartupError(
+            f"the cluster in {place.root} runs with {'; '.join(differences)}: "
+            "`whipstaff down` first (--keep-data keeps what is in it)"
+        )
+
+
+def _start(
+    place: layout.Layout,
+    before: plan.Plan | None,
+    asked: Mapping[str, Any],
+    options: Options,
+    show: progress.Progress,
+) -> plan.Plan:
+    """From nothing to all components serving."""
+    spec = dataclasses.replace(before.spec if before else plan.Spec(), **asked)
+    if options.update_kubeconfig:
+        kubeconfigs.read(kubeconfigs.user_path())  # one that can't be read stops it now, not later
+    with show.step("Binaries") as step:
+        names = (*components.needed_binaries(frozenset(spec.stock)), "kubectl")
+        found = binaries.resolve(
+            names, version=spec.kubernetes_version, assets=options.assets, report=step.update
+        )
+        step.result = f"Kubernetes {spec.kubernetes_version}, {found['kube-apiserver'].parent}"
+    planned = plan.Plan(
+        spec=spec,
+        ports=_ports(place, before),
+        binaries={name: str(path) for name, path in found.items()},
+    )
+    planned.save(place)
+    with show.step("Certificates") as step:
+        pki = certificates.ensure(place.pki, datetime.datetime.now(datetime.UTC))
+        settings = planned.settings(place, pki)
+        _write_kubeconfigs(place, settings)
+        expiry = certificates.expiry(pki.apiserver.certificate)
+        step.result = f"valid until {expiry:%Y-%m-%d}, in {place.pki}"
+    supervisor = _launch(place)
+    try:
+        _follow(place, supervisor, show)
+    except BaseException:
+        _end_supervisor(state.State.load(place), None)
+        _end_leftovers(place, None)
+        raise
+    if options.update_kubeconfig:
+        planned = _add_context(place, planned, show)
+    return planned
+
+
+def _ports(place: layout.Layout, before: plan.Plan | None) -> components.Ports:
+    preferred = dataclasses.asdict(before.ports if before else components.Ports())
+    ledger = layout.cache_dir() / "ports.json"
+    return components.Ports(**ports.reserve(ledger, str(place.root), preferred, time.time()))
+
+
+def _write_kubeconfigs(place: layout.Layout, settings: components.Settings) -> None:
+    """One for the administrator and one for each component."""
+    ca, now = settings.pki.ca, datetime.datetime.now(datetime.UTC)
+    pairs = {"admin": (place.name, settings.pki.admin)}
+    for name, user in components.users(settings.stock).items():
+        pairs[name] = (
+            user,
+            ca.ensure_pair(settings.pki.folder, name, certificates.Subject(user), now),
+        )
+    for name, (user, pair) in pairs.items():
+        document = kubeconfigs.document(
+            place.name, user, settings.server, ca.pair.certificate, pair
+        )
+        kubeconfigs.write(place.kubeconfig(name), document)
+
+
+def _launch(place: layout.Layout) -> processes.Process:
+    """Start the supervisor, which outlives this command; older logs are kept once, as ``.1``."""
+    for log in place.logs.glob("*.log"):
+        log.replace(log.with_suffix(".log.1"))
+    place.state.unlink(missing_ok=True)
+    command = (sys.executable, "-m", "whipstaff.cluster.supervisor", "--data-dir", str(place.root))
+    return processes.Process.start("supervisor", command, place.log("supervisor"), owner=place.root)
+
+
+def _follow(
+    place: layout.Layout, supervisor: processes.Process | None, show: progress.Progress
+) -> None:
+    """Show each component when it serves, until all do."""
+    begun = time.monotonic()
+    shown: set[str] = set()
+    with show.under_way("Starting") as step:
+        while True:
+            running = state.State.load(place)
+            for component in running.components if running else ():
+                if component.phase == state.RUNNING and component.name not in shown:
+                    shown.add(component.name)
+                    address = f"{ports.LOOPBACK}:{component.port}"
+                    show.done(component.name, f"{address:<16}", time.monotonic() - begun)
+            if running is not None and (failed := running.failed) is not None:
+                raise processes.failure(f"{failed.name} {failed.message}", pathlib.Path(failed.log))
+            if running is not None and running.settled:
+                return
+            if supervisor is None:
+                if time.monotonic() - begun > _SETTLE:
+                    raise errors.StartupError(_unsettled(place, running))
+            elif (status := supervisor.exit_status) is not None:
+                raise processes.failure(
+                    f"the supervisor {processes.describe_exit(status)}", supervisor.log
+                )
+            starting = (
+                [c.name for c in running.components if c.name not in shown] if running else []
+            )
+            step.update(", ".join(starting) or "supervisor")
+            time.sleep(_POLL)
+
+
+def _unsettled(place: layout.Layout, running: state.State | None) -> str:
+    waiting = [c for c in running.components if c.phase != state.RUNNING] if running else []
+    told = (f"{c.name} is {c.phase}: {c.message}".rstrip(": ") for c in waiting)
+    return f"the cluster in {place.root} isn't well: {'; '.join(told) or 'nothing runs'}"
+
+
+async def _see(
+    place: layout.Layout, planned: plan.Plan, options: Options, show: progress.Progress
+) -> None:
+    """Wait for the nodes and show the example."""
+    if not planned.spec.nodes or not options.wait:
+        return
+    async with client.Client(config.load(place.kubeconfig("admin"))) as api:
+        with show.step("Nodes") as step:
+            await _nodes_ready(place, api, planned.spec.nodes, options.wait, step)
+            step.result = f"{planned.spec.nodes} Ready, {planned.spec.provider}"
+        if options.example:
+            await _show_example(place, planned, api, show)
+
+
+async def _nodes_ready(
+    place: layout.Layout, api: client.Client, wanted: int, wait: float, step: progress.Step
+) -> None:
+    deadline = time.monotonic() + wait
+    while True:
+        begun = time.monotonic()
+        ready = ready_nodes((await api.list(resources.NODES)).items)
+        if ready >= wanted:
+            return
+        if begun > deadline:
+            raise processes.failure(
+                f"{ready} of {wanted} nodes are Ready after {wait:g} s",
+                place.log("whipstaff-node-agent"),
+            )
+        step.update(f"{ready} of {wanted} Ready")
+        # Thousands of nodes take a while to list: look less often then.
+        await asyncio.sleep(max(_POLL, 2 * (time.monotonic() - begun)))
+
+
+def ready_nodes(nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the nodes have the condition Ready."""
+    conditions = (objects.condition(node, "Ready") for node in nodes)
+    return sum(1 for found in conditions if found is not None and found["status"] == "True")
+
+
+async def _show_example(
+    place: layout.Layout, planned: plan.Plan, api: client.Client, show: progress.Progress
+) -> None:
+    ours = "scheduler" not in planned.spec.stock
+    admin = certificates.Pair(place.pki / "admin.crt", place.pki / "admin.key")
+    url = f"https://{ports.LOOPBACK}:{planned.ports.scheduler}"
+    scheduler = probes.Endpoint(url, None, admin) if ours else None
+    show.line(f"\nDeployment {example.NAME}, {example.REPLICAS} replicas:")
+    show.line(f"  {'POD':<28}{'NODE':<28}{'SCORE' if ours else ''}".rstrip())
+    count = 0
+    async for placed in example.run(api, scheduler, _EXAMPLE):
+        count += 1
+        score = "-" if placed.score is None else str(placed.score)
+        show.line(f"  {placed.pod:<28}{placed.node:<28}{score if ours else ''}".rstrip())
+    if count < example.REPLICAS:
+        raise errors.StartupError(
+            f"{count} of {example.REPLICAS} replicas of the example run after {_EXAMPLE:g} s: "
+            f"see `kubectl describe pods -l app={example.NAME}`"
+        )
+
+
+def _add_context(
+    place: layout.Layout,
+    planned: plan.Plan,
+    show: progress.Progress,
+) -> plan.Plan:
+    """Give the user's kubeconfig a context for the cluster, as kind and minikube do."""
+    path = kubeconfigs.user_path()
+    settings = planned.settings(place, certificates.load(place.pki))
+    name, previous = kubeconfigs.add_to(path, place, settings.server, settings.pki)
+    changed = dataclasses.replace(
+        planned, user_kubeconfig=str(path), context=name, previous_context=previous
+    )
+    changed.save(place)
+    show.done("Kubeconfig", f"context {name} is current in {path}")
+    return changed
+
+
+def _summary(planned: plan.Plan) -> str:
+    return (
+        f"Kubernetes {planned.spec.kubernetes_version}, {planned.spec.nodes} "
+        f"{planned.spec.provider} nodes, https://{ports.LOOPBACK}:{planned.ports.apiserver}"
+    )
+
+
+def _hints(place: layout.Layout, planned: plan.Plan, show: progress.Progress) -> None:
+    which = "" if place.root == layout.default_data_dir() else f" --data-dir {place.root}"
+    kubectl = planned.binaries.get("kubectl", "kubectl")
+    if shutil.which("kubectl") == kubectl:
+        kubectl = "kubectl"
+    show.line("Try next:")
+    if planned.user_kubeconfig is None:
+        show.line(f"  export KUBECONFIG={place.kubeconfig('admin')}")
+    for command in (
+        f"{kubectl} create deployment web --image=nginx --replicas=50",
+        f"{kubectl} get pods -o wide",
+        f"whipstaff status{which}",
+        f"whipstaff down{which}",
+    ):
+        show.line(f"  {command}")
+
+
+def _end_supervisor(running: state.State | None, step: progress.Step | None) -> int:
+    """End the supervisor in order, and with it what it runs; how many processes that were."""
+    if running is None or (process := running.supervisor.process()) is None:
+        return 0
+    count = 1 + sum(component.process is not None for component in running.components)
+    if step is not None:
+        step.update("ending")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+    deadline = time.monotonic() + _SUPERVISOR_GRACE
+    while running.supervisor.process() is not None and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return count
+
+
+def _end_leftovers(place: layout.Layout, running: state.State | None) -> int:
+    """End what a killed or hanging supervisor left behind; how many processes that were."""
+    known = []
+    if running is not None:
+        known = [running.supervisor]
+        known += [c.process for c in reversed(running.components) if c.process is not None]
+    count = sum(processes.end(identity, _LEFTOVER_GRACE) for identity in known)
+    while strays := processes.owned_by(place.root):
+        count += sum(processes.end(identity, _LEFTOVER_GRACE) for identity in strays)
+    place.state.unlink(missing_ok=True)
+    return count

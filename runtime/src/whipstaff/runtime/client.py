@@ -18,10 +18,11 @@ protobuf, warnings headers, discovery and typed objects.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
@@ -297,7 +298,7 @@ class Client:
         bookmarks: bool = True,
         send_initial_events: bool = False,
         silence: float = watching.SILENCE,
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """The changes since a resourceVersion, until the server ends the watch (some minutes).
 
         Args:
@@ -316,7 +317,7 @@ class Client:
             errors.Expired: the resourceVersion is too old, at the start or on the way: list again.
             errors.Unreachable: the stream broke, or is silent.
         """
-        async for events in self.watch_batches(
+        batches = self.watch_batches(
             resource,
             namespace,
             resource_version=resource_version,
@@ -325,9 +326,11 @@ class Client:
             bookmarks=bookmarks,
             send_initial_events=send_initial_events,
             silence=silence,
-        ):
-            for event in events:
-                yield event
+        )
+        async with contextlib.aclosing(batches):
+            async for events in batches:
+                for event in events:
+                    yield event
 
     async def watch_batches(
         self,
@@ -340,8 +343,8 @@ class Client:
         bookmarks: bool = True,
         send_initial_events: bool = False,
         silence: float = watching.SILENCE,
-    ) -> AsyncIterator[watching.Batch]:
-        """As `watch`, giving together what came together."""
+    ) -> AsyncGenerator[watching.Batch, None]:
+        """As `watch`, giving together what came together; an empty batch first, once it is open."""
         query = _selectors(label_selector, field_selector)
         query["watch"] = "true"
         query["timeoutSeconds"] = str(random.randint(WATCH_SECONDS, 2 * WATCH_SECONDS))
@@ -356,9 +359,11 @@ class Client:
         if self._limit is not None:
             await self._wait_turn(self._limit)
         identity = await self.connection.headers()
+        batches = watching.batches(self.http, target, identity, silence=silence)
         try:
-            async for events in watching.batches(self.http, target, identity, silence=silence):
-                yield events
+            async with contextlib.aclosing(batches):
+                async for events in batches:
+                    yield events
         except errors.Unauthorized:
             # The next watch shows the new credentials, if there are any.
             await self.connection.rejected(identity)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ CONNECT_TIMEOUT = 10.0
 KEEPALIVE = 60.0
 # Replaced streams may go on until their watches end by themselves.
 _STREAM_LINGER = 600.0
+_FAREWELL = 0.05
 # aiohttp warns of bytes longer than this and wants a file.
 _LARGE = 2**20
 _READ_BUFFER = 2**18
@@ -93,6 +95,7 @@ class Transport:
         self._requests: aiohttp.ClientSession | None = None
         self._streams: aiohttp.ClientSession | None = None
         self._certificate: config.Certificate | None = None
+        self._cut_short = False
         self._retired: set[asyncio.Task[None]] = set()
         self._headers: dict[str, multidict.CIMultiDict[str]] = {}
         self._headers_of: Mapping[str, str] | None = None
@@ -106,6 +109,8 @@ class Transport:
         for session in sessions:
             await session.close()
         await asyncio.gather(*self._retired, return_exceptions=True)
+        # Hanging up takes a turn of the loop, and the TLS farewell of a cancelled request a moment.
+        await asyncio.sleep(_FAREWELL if self._cut_short else 0)
 
     async def exchange(
         self,
@@ -149,6 +154,9 @@ class Transport:
                 return Answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
             raise self._unreachable(error) from error
+        except asyncio.CancelledError:
+            self._cut_short = True
+            raise
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -178,7 +186,14 @@ class Transport:
                 server_hostname=self.connection.server_hostname,
                 proxy=self.connection.proxy,
             ) as response:
-                yield response.status, response.headers, response.content
+                connection = response.connection
+                try:
+                    yield response.status, response.headers, response.content
+                finally:
+                    # There is more to come that nobody wants: hang up instead of a TLS farewell,
+                    # which would go on in the background.
+                    if connection is not None and connection.transport is not None:
+                        connection.transport.abort()
         except aiohttp.SocketTimeoutError as error:
             raise errors.Unreachable(
                 f"{self.connection.server}: the stream was silent for {silence:g} s"
@@ -261,7 +276,7 @@ def _why(error: BaseException) -> str:
         if isinstance(error, kind):
             return reason
     if isinstance(error, OSError) and error.errno is not None:
-        return (error.strerror or str(error)).lower()
+        return os.strerror(error.errno).lower()
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -7,7 +7,7 @@ client-go ``rest/watch``. Leaves out resuming, which needs what was seen so far:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
@@ -60,8 +60,10 @@ class Lines:
 
 async def batches(
     http: transport.Transport, target: str, identity: Mapping[str, str], *, silence: float = SILENCE
-) -> AsyncIterator[Batch]:
+) -> AsyncGenerator[Batch, None]:
     """The events of a watch, as many at a time as have come; ends when the server ends it.
+
+    The first batch is empty and says that the server has taken the watch up.
 
     Raises:
         errors.ApiError: the watch was refused, or an ERROR event came (`errors.Expired` when the
@@ -71,6 +73,7 @@ async def batches(
     async with http.stream(target, identity, silence=silence) as (status, headers, body):
         if status != 200:
             raise refusal(transport.Answer(status, headers, await body.read()))
+        yield []
         lines = Lines()
         while chunk := await body.readany():
             events, problem = _decode_all(lines.feed(chunk))

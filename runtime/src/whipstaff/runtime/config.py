@@ -1,9 +1,7 @@
-"""Where the API server is and who we are: kubeconfig files, a pod's own service account.
+"""Where the API server is and who we are: kubeconfig files, or a pod's own service account.
 
-Runs no loop. It owns what the client needs to open connections: the server's address, one TLS
-context, and the headers that prove an identity. Tokens change while a component runs (token files
-and service account tokens rotate, plugins issue short-lived ones), so the headers are asked for
-before each request and renewed here when they are due, in a thread, since plugins may take seconds.
+Runs no loop and owns nothing: `load` gives a `connections.Connection`, and with it the function
+that reads the credentials anew when they are due.
 
 The official client reads the files, merges them and runs the plugins (`kubernetes.config`). It
 takes half a second and 20 MB to import, so it is imported by `load` and not with this module.
@@ -11,166 +9,40 @@ Beside it stand the things that it leaves to its caller: certificates without fi
 keys, re-reading what rotated, impersonation, proxies from the environment, messages that name file
 and field.
 
-Answers to client-go ``tools/clientcmd``, ``rest/config.go``, ``transport/token_source.go`` and
-``plugin/pkg/client/auth/exec``. Leaves out SOCKS proxies and writing kubeconfig files.
+Answers to client-go ``tools/clientcmd``, ``rest/config.go`` and ``plugin/pkg/client/auth/exec``.
+Leaves out SOCKS proxies and writing kubeconfig files (but for what an auth-provider renews).
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import contextlib
 import datetime
 import functools
 import importlib
-import ipaddress
 import math
 import os
 import pathlib
 import ssl
-import tempfile
-import threading
-import time
 import types
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any
 
 import multidict
 import yaml
 
-from whipstaff.runtime import errors, logs
+from whipstaff.runtime import connections, errors
 
 SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Tokens and certificates in files: looked at again after a minute, as client-go does.
 FILE_PERIOD = 60.0
-# A plugin that takes longer than this is taken for hung.
-PLUGIN_TIMEOUT = 60.0
-# How long credentials are left alone after an attempt to renew them brought nothing new.
-RENEWAL_PAUSE = 5.0
 
-_T = TypeVar("_T")
-_log = logs.get("runtime.config")
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A client certificate with its key, both PEM, and the place that messages name."""
-
-    where: str
-    pem: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What proves an identity, and for how many seconds it may be used without looking again."""
-
-    headers: multidict.CIMultiDict[str] = field(default_factory=multidict.CIMultiDict, repr=False)
-    certificate: Certificate | None = None
-    lifetime: float = math.inf
-
-
-@dataclass(slots=True)
-class Connection:
-    """One API server and one identity.
-
-    Attributes:
-        server: the URL that paths are appended to, without a slash at its end.
-        source: where this came from, for messages: a file and its context.
-        namespace: the namespace to use where none is given.
-        tls: the one TLS context of the process for this server; None for plain HTTP. Renewed client
-            certificates are loaded into it, so connections opened later use them.
-        server_hostname: the name that the server's certificate must carry, where it isn't the
-            URL's.
-        proxy: the URL of an HTTP proxy.
-    """
-
-    server: str
-    source: str
-    namespace: str = "default"
-    tls: ssl.SSLContext | None = None
-    server_hostname: str | None = None
-    proxy: str | None = None
-    authenticate: Callable[[], Credentials] | None = field(default=None, repr=False)
-    _credentials: Credentials | None = field(default=None, repr=False)
-    _due: float = -math.inf
-    _pause_until: float = -math.inf
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-
-    @property
-    def loopback(self) -> bool:
-        """Whether the server is on this machine."""
-        return _is_loopback(urllib.parse.urlsplit(self.server).hostname or "")
-
-    @property
-    def certificate(self) -> Certificate | None:
-        """The client certificate in use."""
-        return self._credentials.certificate if self._credentials else None
-
-    async def headers(self) -> Mapping[str, str]:
-        """The headers that prove the identity; the same object for as long as they hold.
-
-        Raises:
-            errors.Unreachable: a plugin, token file or identity provider gives none.
-        """
-        if self._credentials is None or time.monotonic() >= self._due:
-            await self._renew(self._credentials)
-        assert self._credentials is not None
-        return self._credentials.headers
-
-    async def rejected(self, headers: Mapping[str, str]) -> bool:
-        """Take note that the server answered these headers by 401; True if there are new ones.
-
-        Raises:
-            errors.Unreachable: as `headers` does.
-        """
-        if self._credentials is None or self._credentials.headers is not headers:
-            return True
-        if self.authenticate is None or time.monotonic() < self._pause_until:
-            return False
-        await self._renew(self._credentials, keep=False)
-        if self._credentials.headers is not headers:
-            return True
-        self._pause_until = time.monotonic() + RENEWAL_PAUSE
-        return False
-
-    async def _renew(self, seen: Credentials | None, *, keep: bool = True) -> None:
-        """Ask again, once for all who wait; `keep`: go on with the old ones if that fails."""
-        async with self._lock:
-            if self._credentials is not seen:
-                return
-            if self.authenticate is None:
-                self._credentials, self._due = Credentials(), math.inf
-                return
-            try:
-                fresh = await _in_thread(self.authenticate, PLUGIN_TIMEOUT)
-                self.adopt(fresh)
-            except errors.WhipstaffError as error:
-                self._pause_until = time.monotonic() + RENEWAL_PAUSE
-                if self._credentials is None or not keep:
-                    raise errors.Unreachable(str(error)) from error
-                self._due = time.monotonic() + RENEWAL_PAUSE
-                _log.warning("cannot renew credentials, going on with the old", error=str(error))
-
-    def adopt(self, fresh: Credentials) -> None:
-        """Use these from now on.
-
-        Raises:
-            errors.ConfigurationError: the certificate and its key can't be used.
-        """
-        old = self._credentials
-        if fresh.certificate and self.tls and (old is None or fresh.certificate != old.certificate):
-            _load_certificate(self.tls, fresh.certificate)
-        # The headers' identity tells the client whether a request's credentials are still current.
-        same = old is not None and old.headers == fresh.headers
-        changed = old is not None and old.certificate != fresh.certificate
-        headers = old.headers if old is not None and same and not changed else fresh.headers
-        self._credentials = Credentials(headers, fresh.certificate, fresh.lifetime)
-        self._due = time.monotonic() + fresh.lifetime
+Certificate = connections.Certificate
+Connection = connections.Connection
+Credentials = connections.Credentials
 
 
 def load(
@@ -282,7 +154,7 @@ def _merge(paths: str, source: str) -> tuple[Any, Callable[[], None]]:
     except yaml.YAMLError as error:
         text = " ".join(str(error).split())
         raise errors.ConfigurationError(f"{source}: isn't YAML: {text}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, _refusal()) as error:
         raise errors.ConfigurationError(f"{source}: isn't a kubeconfig") from error
     if merger.config is None or not isinstance(merger.config.value, dict):
         raise errors.ConfigurationError(f"{source}: isn't a kubeconfig")
@@ -292,10 +164,13 @@ def _merge(paths: str, source: str) -> tuple[Any, Callable[[], None]]:
 def _entry(merged: Any, kind: str, name: Any, source: str) -> _Entry:
     if not name:
         raise errors.ConfigurationError(f"{source}: it names no {kind}")
-    nodes = merged.value.get(f"{kind}s") or []
+    nodes = [n for n in merged.value.get(f"{kind}s") or [] if isinstance(n.value, dict)]
     for node in nodes:
         if node.value.get("name") == name:
-            return _Entry(f"{kind} {name!r}", node.value.get(kind) or {}, node.path)
+            entry = _Entry(f"{kind} {name!r}", node.value.get(kind) or {}, node.path)
+            if not isinstance(entry.fields, dict):
+                raise entry.error(kind, "isn't a mapping")
+            return entry
     known = ", ".join(sorted(str(node.value.get("name")) for node in nodes)) or "none"
     raise errors.ConfigurationError(f"{source}: no {kind} {name!r} (there are: {known})")
 
@@ -348,7 +223,7 @@ def _proxy(server: str, cluster: _Entry) -> str | None:
 def _proxy_from_environment(server: str) -> str | None:
     parts = urllib.parse.urlsplit(server)
     host = parts.hostname or ""
-    if _is_loopback(host) or urllib.request.proxy_bypass(host):
+    if connections.is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     return urllib.request.getproxies().get(parts.scheme)
 
@@ -402,7 +277,7 @@ def _token(cluster: _Entry, user: _Entry, save: Callable[[], None]) -> str | Non
             config_base_path=str(user.folder),
             config_persister=save,
         ).load_and_set(settings)
-    except _official("config_exception").ConfigException as error:
+    except _refusal() as error:
         raise errors.ConfigurationError(f"{user.file}: {user.what}: {error}") from error
     except OSError as error:
         raise user.error("tokenFile", f"cannot read {error.filename}: {error.strerror}") from error
@@ -442,7 +317,7 @@ def _run_plugin(cluster: _Entry, user: _Entry) -> Credentials:
     try:
         provider = exec_provider.ExecProvider(kube_config.ConfigNode("exec", settings), None, about)
         status = provider.run()
-    except _official("config_exception").ConfigException as error:
+    except _refusal() as error:
         raise user.error("exec", f"{command}: {' '.join(str(error).split())}") from error
     except OSError as error:
         hint = " ".join(str(settings.get("installHint") or "").split())
@@ -463,7 +338,11 @@ def _issued(user: _Entry, command: str, status: Mapping[str, Any]) -> Credential
         raise user.error("exec", f"{command} issued neither a token nor a certificate with its key")
     lifetime = math.inf
     if expiry := status.get("expirationTimestamp"):
-        left = datetime.datetime.fromisoformat(expiry) - datetime.datetime.now(datetime.UTC)
+        try:
+            left = datetime.datetime.fromisoformat(expiry) - datetime.datetime.now(datetime.UTC)
+        except (TypeError, ValueError) as error:
+            problem = f"{command} issued the expirationTimestamp {expiry!r}: {error}"
+            raise user.error("exec", problem) from error
         # Renewed a little early, so that no request carries a token that dies on the way.
         seconds = left.total_seconds()
         lifetime = max(seconds - min(10.0, seconds / 5), 0.0)
@@ -503,7 +382,7 @@ def _service_account(authority: pathlib.Path) -> tuple[str, Credentials]:
         incluster_config.InClusterConfigLoader(
             token_filename=str(SERVICE_ACCOUNT / "token"), cert_filename=str(authority)
         ).load_and_set(settings)
-    except (_official("config_exception").ConfigException, OSError) as error:
+    except (_refusal(), OSError) as error:
         raise errors.ConfigurationError(f"service account in {SERVICE_ACCOUNT}: {error}") from error
     # The loader's hook would read the token again; Connection asks for all of this again instead.
     token = settings.api_key["BearerToken"].split(maxsplit=1)[-1].strip()
@@ -511,67 +390,12 @@ def _service_account(authority: pathlib.Path) -> tuple[str, Credentials]:
     return settings.host, Credentials(headers, lifetime=FILE_PERIOD)
 
 
-# ---- shared -----------------------------------------------------------------------------------
-
-
 def _official(module: str) -> Any:
     """A module of the official client's loader, imported late for its weight."""
     return importlib.import_module(f"kubernetes.config.{module}")
 
 
-def _load_certificate(context: ssl.SSLContext, certificate: Certificate) -> None:
-    """Into the context, by way of files: OpenSSL takes them from nowhere else."""
-
-    def encrypted() -> bytes:
-        raise errors.ConfigurationError(f"{certificate.where}: its key is encrypted")
-
-    with tempfile.TemporaryDirectory(prefix="whipstaff-") as name:
-        folder = pathlib.Path(name)
-        (folder / "crt").write_bytes(certificate.pem)
-        (folder / "key").touch(mode=0o600)
-        (folder / "key").write_bytes(certificate.key)
-        try:
-            context.load_cert_chain(folder / "crt", folder / "key", password=encrypted)
-        except ssl.SSLError as error:
-            problem = (
-                "its key belongs to another certificate"
-                if error.reason == "KEY_VALUES_MISMATCH"
-                else "the certificate or its key isn't usable PEM"
-            )
-            raise errors.ConfigurationError(f"{certificate.where}: {problem}") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-async def _in_thread(function: Callable[[], _T], timeout: float) -> _T:
-    """Run it beside the loop, in a thread that a hanging plugin may keep: it holds up no exit."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[_T] = loop.create_future()
-
-    def settle(value: _T | None, error: Exception | None) -> None:
-        if outcome.done():
-            return
-        if error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(cast(_T, value))
-
-    def work() -> None:
-        value, problem = None, None
-        try:
-            value = function()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the one who waits gets it)
-            problem = error
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, value, problem)
-
-    threading.Thread(target=work, name="whipstaff-credentials", daemon=True).start()
-    try:
-        return await asyncio.wait_for(outcome, timeout)
-    except TimeoutError as error:
-        raise errors.Unreachable(f"no credentials were issued within {timeout:.0f} s") from error
+def _refusal() -> type[Exception]:
+    """The exception that the official client's loader raises for what it doesn't like."""
+    refusal: type[Exception] = _official("config_exception").ConfigException
+    return refusal

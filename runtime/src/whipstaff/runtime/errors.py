@@ -34,6 +34,10 @@ class Unreachable(WhipstaffError):
     """The API server gave no answer: refused, reset, TLS failure, time-out, a dead stream."""
 
 
+class Untrusted(Unreachable):
+    """The server's certificate doesn't prove that it is the API server asked for."""
+
+
 class ApiError(WhipstaffError):
     """The API server answered, and the answer is no.
 

@@ -251,8 +251,9 @@ class Transport:
         return headers
 
     def _unreachable(self, error: BaseException) -> errors.Unreachable:
-        connection = self.connection
-        return errors.Unreachable(f"{connection.server}: {_why(error)} ({connection.source})")
+        untrusted = isinstance(error, aiohttp.ClientConnectorCertificateError)
+        kind = errors.Untrusted if untrusted else errors.Unreachable
+        return kind(f"{self.connection.server}: {_why(error)} ({self.connection.source})")
 
 
 def _payload(body: bytes | None) -> Any:

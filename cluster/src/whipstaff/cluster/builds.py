@@ -20,7 +20,7 @@ from whipstaff.runtime import errors
 
 GO_MINIMUM = (1, 26)
 _MODULE = pathlib.Path(__file__).parent / "controlplane"
-_TOOLCHAIN = _MODULE / "go-toolchain.txt"
+TOOLCHAIN = _MODULE / "go-toolchain.txt"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _PACKAGE = re.compile(r"[\w.~-]+(/[\w.~-]+)*")  # a line of `go build -v` that names a package
 _DOWNLOAD = "go: downloading "
@@ -71,7 +71,7 @@ def find_go(environ: Mapping[str, str], report: Report) -> pathlib.Path:
     on_path = shutil.which("go", path=environ.get("PATH"))
     if on_path is not None and go_version(pathlib.Path(on_path), environ) >= GO_MINIMUM:
         return pathlib.Path(on_path)
-    pinned = _TOOLCHAIN.read_text().split(maxsplit=1)[0]
+    pinned = TOOLCHAIN.read_text().split(maxsplit=1)[0]
     folder = layout.cache_dir(environ) / pinned.replace("==", "-")
     go = _go_in(folder)
     if go is None:
@@ -109,7 +109,7 @@ def _install(folder: pathlib.Path, environ: Mapping[str, str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     uv = shutil.which("uv", path=environ.get("PATH")) or _sibling("uv")
     python = folder / "bin" / "python"
-    hashed = ["install", "--quiet", "--require-hashes", "--requirement", str(_TOOLCHAIN)]
+    hashed = ["install", "--quiet", "--require-hashes", "--requirement", str(TOOLCHAIN)]
     if uv is not None:
         commands = [
             [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],

@@ -136,6 +136,9 @@ class Supervisor:
 
     async def _life(self, component: components.Component, record: state.Component) -> str:
         """Start the component and see it through to its end: why it ended."""
+        # Whoever has the port would answer our question whether the component serves.
+        if (holder := await asyncio.to_thread(ports.holder, component.port)) is not None:
+            return f"can't listen: port {component.port} is taken{holder}"
         try:
             process = processes.Process.start(
                 component.name,
@@ -157,7 +160,7 @@ class Supervisor:
             _log.info("serves", component=component.name, pid=process.pid, port=component.port)
             await self._ended[component.name].wait()
         if (status := process.exit_status) is not None:
-            why = f"{processes.describe_exit(status)}{_taken(component.port)}"
+            why = processes.describe_exit(status)
         else:
             await asyncio.to_thread(process.stop, component.grace)
         del self._processes[component.name]
@@ -198,12 +201,6 @@ class Supervisor:
                     if (process := self._processes.get(component.name)) is not None
                 )
             )
-
-
-def _taken(port: int) -> str:
-    """Who has the port of a component that has just ended, as part of a sentence."""
-    holder = ports.holder(port)
-    return f" (port {port} is taken{holder})" if holder is not None else ""
 
 
 async def _first_failure_or(

@@ -1,0 +1,175 @@
+"""Whether a pod that was bound to this node may run on it.
+
+The scheduler has decided already, from a picture that may be old or wrong, or nobody decided and
+``nodeName`` was simply written: the node has the last word. `admit` is pure; `Usage` is what the
+admitted pods of one node hold, kept up to date by their workers so that admission needn't add up
+all pods again. Answers to ``pkg/kubelet/lifecycle/predicate.go`` and AdmissionCheck in
+``pkg/scheduler/eventhandlers.go``. Leaves out eviction pressure, sysctls, topology and AppArmor,
+which need a real node, and making room for critical pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from whipstaff.node_agent import containers, requirements
+from whipstaff.runtime import objects, selectors
+
+Object = objects.Object
+HostPort = tuple[str, str, int]
+
+OS_LABEL = "kubernetes.io/os"
+
+_NATIVE = ("cpu", "memory", "ephemeral-storage")
+_ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a pod may not run here: the reason and the message of its event; see `status_message`."""
+
+    reason: str
+    message: str
+
+    @property
+    def status_message(self) -> str:
+        """The message of the pod's status."""
+        return f"Pod was rejected: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one admitted pod holds; amounts as `requirements.requests` gives them."""
+
+    requests: Mapping[str, int]
+    ports: tuple[HostPort, ...] = ()
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the admitted pods of a node hold together."""
+
+    pods: int = 0
+    requested: dict[str, int] = field(default_factory=dict)
+    ports: list[HostPort] = field(default_factory=list)
+
+    def add(self, claim: Claim) -> None:
+        """One pod more."""
+        self.pods += 1
+        for name, amount in claim.requests.items():
+            self.requested[name] = self.requested.get(name, 0) + amount
+        self.ports.extend(claim.ports)
+
+    def remove(self, claim: Claim) -> None:
+        """One pod less."""
+        self.pods -= 1
+        for name, amount in claim.requests.items():
+            self.requested[name] -= amount
+        for port in claim.ports:
+            self.ports.remove(port)
+
+
+def claim_of(spec: Object) -> Claim:
+    """What a pod would hold."""
+    return Claim(requirements.requests(spec), tuple(host_ports(spec)))
+
+
+def host_ports(spec: Object) -> Iterable[HostPort]:
+    """The (address, protocol, port) triples that a pod takes from its node."""
+    for _, definition in containers.every(spec):
+        for port in definition.get("ports") or ():
+            if port.get("hostPort"):
+                yield (port.get("hostIP") or "", port.get("protocol") or "TCP", port["hostPort"])
+
+
+def admit(
+    pod: Object, claim: Claim, node: Object, allocatable: Mapping[str, int], usage: Usage
+) -> Rejection | None:
+    """None if the pod may run; else the first reason against it, in the kubelet's order.
+
+    Args:
+        pod: the pod's object.
+        claim: what it would hold.
+        node: the Node as the API has it: name, labels, taints.
+        allocatable: the node's amounts, ``cpu`` in thousandths.
+        usage: what the other pods hold.
+    """
+    labels = node["metadata"].get("labels") or {}
+    spec = pod["spec"]
+    wanted_os = (pod["metadata"].get("labels") or {}).get(OS_LABEL)
+    if wanted_os is not None and wanted_os != labels.get(OS_LABEL, "linux"):
+        return Rejection(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+        )
+    if (spec.get("os") or {}).get("name", "linux") != "linux":
+        return Rejection(
+            "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
+        )
+    return _resources(claim, allocatable, usage) or _predicates(spec, node, labels, claim, usage)
+
+
+def _resources(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> Rejection | None:
+    if usage.pods + 1 > allocatable.get("pods", 0):
+        return _insufficient("pods", 1, usage.pods, allocatable.get("pods", 0))
+    others = [name for name in claim.requests if name not in _NATIVE]
+    for name in (*_NATIVE, *others):
+        amount = claim.requests.get(name, 0)
+        if not amount or (name not in allocatable and _is_extended(name)):
+            continue
+        used = usage.requested.get(name, 0)
+        if amount > allocatable.get(name, 0) - used:
+            return _insufficient(name, amount, used, allocatable.get(name, 0))
+    return None
+
+
+def _insufficient(name: str, requested: int, used: int, capacity: int) -> Rejection:
+    return Rejection(
+        f"OutOf{name}",
+        f"Node didn't have enough resource: {name}, "
+        f"requested: {requested}, used: {used}, capacity: {capacity}",
+    )
+
+
+def _is_extended(name: str) -> bool:
+    """Whether a resource may belong to the cluster rather than to the node (devices by name)."""
+    return "/" in name and "kubernetes.io/" not in name
+
+
+def _predicates(
+    spec: Object, node: Object, labels: Mapping[str, str], claim: Claim, usage: Usage
+) -> Rejection | None:
+    name = node["metadata"]["name"]
+    if not _affinity_matches(spec, labels, name):
+        return _failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
+    if spec.get("nodeName") not in {None, "", name}:
+        return _failed("NodeName", "node(s) didn't match the requested node name")
+    if any(_clash(mine, theirs) for mine in claim.ports for theirs in usage.ports):
+        return _failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
+    taints = node.get("spec", {}).get("taints") or ()
+    tolerations = spec.get("tolerations") or ()
+    if selectors.untolerated_taint(taints, tolerations, effects=("NoExecute",)) is not None:
+        return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
+    return None
+
+
+def _failed(predicate: str, description: str) -> Rejection:
+    return Rejection(predicate, f"Predicate {predicate} failed: {description}")
+
+
+def _affinity_matches(spec: Object, labels: Mapping[str, str], name: str) -> bool:
+    for key, value in (spec.get("nodeSelector") or {}).items():
+        if labels.get(key) != value:
+            return False
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is None:
+        return True
+    return selectors.node_selector(required).matches(labels, {"metadata.name": name})
+
+
+def _clash(mine: HostPort, theirs: HostPort) -> bool:
+    if mine[1:] != theirs[1:]:
+        return False
+    return mine[0] == theirs[0] or mine[0] in _ANY_ADDRESS or theirs[0] in _ANY_ADDRESS

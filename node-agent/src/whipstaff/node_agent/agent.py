@@ -1,0 +1,167 @@
+"""The agent: its parts put together, started in order and stopped in order.
+
+Nodes are registered while the pods that are bound to them are read; then what runs already is
+taken up, and from there on everything happens by news. When the agent is stopped, statuses that
+are due are still written and nothing else is touched: containers go on running, Leases run out by
+themselves, and the next agent finds everything as it was.
+
+Runs all loops of the agent; owns their tasks. Answers to ``pkg/kubelet/kubelet.go`` (Run).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from whipstaff.node_agent import (
+    execution,
+    heartbeats,
+    lifecycle,
+    metrics,
+    nodes,
+    provider,
+    records,
+    reports,
+    source,
+    timeline,
+    workers,
+)
+from whipstaff.runtime import client, informer, objects, resources
+
+Object = objects.Object
+
+# How long statuses that are due when the agent stops have to reach the API.
+_DRAIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an agent is told.
+
+    Attributes:
+        template: what its nodes have in common.
+        timing: of its heartbeats.
+        status_writers: statuses being written at a time, at most.
+    """
+
+    template: nodes.Template
+    timing: heartbeats.Timing = field(default_factory=heartbeats.Timing)
+    status_writers: int = 64
+
+
+class Agent:
+    """The nodes of one process.
+
+    Args:
+        api: the client for pods.
+        beat_api: the client for heartbeats, with a short time-out.
+        runtime: the provider.
+        recorder: takes events.
+        node_names: the nodes.
+        settings: everything else.
+        line: the clock.
+    """
+
+    def __init__(
+        self,
+        api: client.Client,
+        beat_api: client.Client,
+        runtime: provider.Provider,
+        recorder: execution.Recorder,
+        node_names: tuple[str, ...],
+        settings: Settings,
+        line: timeline.Timeline,
+    ) -> None:
+        self.nodes: Mapping[str, nodes.Node] = nodes.make(node_names, settings.template)
+        self.runtime = runtime
+        self.reporter = reports.Reporter(api, line, settings.status_writers)
+        context = lifecycle.Context(runtime.name, tuple(settings.template.addresses))
+        executor = execution.Executor(runtime, recorder, line)
+        self.crew = workers.Workers(runtime, executor, self.reporter, line, context)
+        self.heartbeats = heartbeats.Heartbeats(
+            beat_api,
+            runtime,
+            recorder,
+            line,
+            self.nodes,
+            settings.template,
+            settings.timing,
+            self.crew.registered,
+        )
+        self.source = source.Source(api, self.nodes, self.crew)
+        self._node_informer = self._make_node_informer(api)
+        self._line = line
+
+    async def run(self) -> None:
+        """Be the nodes, until cancelled.
+
+        Raises:
+            Exception: whatever ended one of the loops.
+        """
+        loops = [
+            asyncio.create_task(self.heartbeats.run(), name="heartbeats"),
+            asyncio.create_task(self._node_informer.run(), name="nodes"),
+            asyncio.create_task(self.source.informer.run(), name="pods"),
+            asyncio.create_task(self.reporter.run(), name="reports"),
+            asyncio.create_task(self._work(), name="workers"),
+        ]
+        try:
+            ended, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for loop in ended:
+                loop.result()
+        finally:
+            await self.crew.stop()
+            await self.reporter.drain(_DRAIN_SECONDS)
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self.runtime.close()
+            self._line.close()
+
+    async def ready(self) -> None:
+        """Wait until every node is registered and every pod that was there is taken over."""
+        await self.heartbeats.wait_registered()
+        await self.source.informer.synced.wait()
+
+    def pods(self, node_name: str | None = None) -> list[Object]:
+        """The pods as the API last showed them, of one node or of all."""
+        return [
+            worker.load()
+            for worker in self.crew
+            if node_name in {None, worker.node.name} and not worker.life.orphaned
+        ]
+
+    def measure(self) -> None:
+        """Bring the metrics that are counts of what there is up to date."""
+        sandboxes = 0
+        states = dict.fromkeys(provider.State, 0)
+        for worker in self.crew:
+            runtime = worker.life.runtime
+            sandboxes += any(sandbox.ready for sandbox in runtime.sandboxes)
+            for run in runtime.containers:
+                states[run.state] += 1
+        metrics.desired_pods.set(len(self.crew))
+        metrics.running_pods.set(sandboxes)
+        for state, number in states.items():
+            metrics.running_containers.labels(state.name.lower()).set(number)
+
+    async def _work(self) -> None:
+        await self.source.informer.synced.wait()
+        found = {pod.uid: pod for pod in await self.runtime.list()}
+        self.source.take_over(found)
+        await self.crew.follow()
+
+    def _make_node_informer(self, api: client.Client) -> informer.Informer:
+        only = next(iter(self.nodes)) if len(self.nodes) == 1 else None
+        made = informer.Informer(
+            api,
+            resources.NODES,
+            field_selector=f"metadata.name={only}" if only else "",
+            transform=self._keep_node,
+        )
+        made.add_handler(self.heartbeats)
+        return made
+
+    def _keep_node(self, node: Object) -> Object | None:
+        return records.prune_node(node) if node["metadata"]["name"] in self.nodes else None

@@ -1,0 +1,245 @@
+"""The Node object: what it says of itself at registration, and its status after that.
+
+Pure. A `Template` is what the configuration says of all nodes of a process; `Node` is one of them
+with what the agent remembers of it. Labels and taints belong to the API once the node is
+registered (taints are written at creation only); capacity, addresses and the four conditions are
+the node's own word. Answers to initialNode in ``pkg/kubelet/kubelet_node_status.go`` and to
+``pkg/kubelet/nodestatus/setters.go``. Leaves out volumes in use, runtime handlers and declared
+features: none are declared, so that streams come as the plain upgrades that runtimes speak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from whipstaff.node_agent import admission, requirements, texts
+from whipstaff.runtime import objects, quantities
+
+Object = objects.Object
+
+KUBELET_VERSION = "v1.36.3-whipstaff"
+ATTACH_DETACH = "volumes.kubernetes.io/controller-managed-attach-detach"
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+_PRESSURES = (
+    ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+)
+_REQUIRED_CAPACITY = ("cpu", "memory", "pods", "ephemeral-storage")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What all nodes of a process have in common.
+
+    Attributes:
+        capacity: quantities by resource name, ``pods`` among them.
+        reserved: quantities that pods can't have.
+        labels: values by key; several values are dealt out to the nodes in turn.
+        annotations, taints, provider_id: as registered; ``{name}`` in the provider ID is replaced.
+        addresses: the nodes' IPs, at most one a family.
+        port: where the agent's server listens.
+        pod_cidrs: the ranges given to each node by the agent itself, by node name; mostly empty.
+    """
+
+    capacity: Mapping[str, str]
+    reserved: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[Mapping[str, str]] = ()
+    provider_id: str = ""
+    addresses: Sequence[str] = ()
+    port: int = 10250
+    pod_cidrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def allocatable(self) -> dict[str, str]:
+        """What is left for pods: capacity less what is reserved, and huge pages less memory."""
+        left = {name: quantities.parse(quantity) for name, quantity in self.capacity.items()}
+        for name, quantity in self.reserved.items():
+            left[name] = max(left[name] - quantities.parse(quantity), quantities.parse(0))
+        huge = sum(amount for name, amount in left.items() if name.startswith("hugepages-"))
+        if huge and "memory" in left:
+            left["memory"] = max(left["memory"] - huge, quantities.parse(0))
+        return {
+            name: self.capacity[name]
+            if amount == quantities.parse(self.capacity[name])
+            else quantities.format_quantity(amount, quantities.format_of(self.capacity[name]))
+            for name, amount in left.items()
+        }
+
+
+@dataclass(slots=True)
+class Node:
+    """One node of this process and what the agent remembers of it.
+
+    Attributes:
+        name, index: its name, and its place among the nodes of the process.
+        object: the Node as the API last showed it (pruned); None while it isn't registered.
+        allocatable: its amounts, ``cpu`` in thousandths.
+        usage: what its admitted pods hold.
+        lease_version: the resourceVersion of its Lease; empty when that must be read first.
+        problems: why it isn't ready, from its provider.
+    """
+
+    name: str
+    index: int
+    allocatable: Mapping[str, int]
+    object: Object | None = None
+    usage: admission.Usage = field(default_factory=admission.Usage)
+    lease_version: str = ""
+    problems: tuple[str, ...] = ()
+    runtime_version: str = ""
+
+
+def make(names: Iterable[str], template: Template) -> dict[str, Node]:
+    """The nodes of a process, by name."""
+    amounts = requirements.amounts(template.allocatable)
+    return {name: Node(name, index, amounts) for index, name in enumerate(names)}
+
+
+def initial(node: Node, template: Template, now: float) -> Object:
+    """The object to register a node with."""
+    architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
+    labels = {
+        "beta.kubernetes.io/arch": architecture,
+        "beta.kubernetes.io/os": "linux",
+        "kubernetes.io/arch": architecture,
+        "kubernetes.io/hostname": node.name,
+        "kubernetes.io/os": "linux",
+    }
+    for key, values in template.labels.items():
+        labels[key] = values[node.index % len(values)]
+    spec: Object = {}
+    if template.taints:
+        spec["taints"] = [dict(taint) for taint in template.taints]
+    if template.provider_id:
+        spec["providerID"] = template.provider_id.replace("{name}", node.name)
+    if template.pod_cidrs.get(node.name):
+        spec["podCIDRs"] = list(template.pod_cidrs[node.name])
+        spec["podCIDR"] = spec["podCIDRs"][0]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": node.name,
+            "labels": labels,
+            "annotations": {ATTACH_DETACH: "true", **template.annotations},
+        },
+        "spec": spec,
+        "status": status(node, template, (), now),
+    }
+
+
+def labels_to_restore(wanted: Object, existing: Object) -> dict[str, str]:
+    """Labels that a node that was registered before must get again."""
+    have = existing["metadata"].get("labels") or {}
+    return {k: v for k, v in wanted["metadata"]["labels"].items() if have.get(k) != v}
+
+
+def status(node: Node, template: Template, old: Sequence[Object], now: float) -> Object:
+    """What a node says of itself now.
+
+    Args:
+        node: the node.
+        template: what it has in common with the others.
+        old: the conditions that the API has, for the times of their transitions.
+        now: seconds since the epoch.
+    """
+    addresses = [{"type": "InternalIP", "address": ip} for ip in template.addresses]
+    return {
+        "capacity": dict(template.capacity),
+        "allocatable": template.allocatable,
+        "conditions": conditions(node, template, old, now),
+        "addresses": [*addresses, {"type": "Hostname", "address": node.name}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": template.port}},
+        "nodeInfo": _info(node),
+    }
+
+
+def conditions(node: Node, template: Template, old: Sequence[Object], now: float) -> list[Object]:
+    """The four conditions, Ready last; each keeps the time of its last transition."""
+    before = {condition["type"]: condition for condition in old}
+    found = [
+        _condition(before.get(kind), now, kind, "False", reason, message)
+        for kind, reason, message in _PRESSURES
+    ]
+    problems = list(node.problems)
+    missing = [name for name in _REQUIRED_CAPACITY if name not in template.capacity]
+    if missing:
+        problems.append(f"missing node capacity for resources: {', '.join(missing)}")
+    if problems:
+        text = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
+        ready = ("False", "KubeletNotReady", text)
+    else:
+        ready = ("True", "KubeletReady", "kubelet is posting ready status")
+    return [*found, _condition(before.get("Ready"), now, "Ready", *ready)]
+
+
+def differs(shown: Sequence[Object], wanted: Sequence[Object]) -> bool:
+    """Whether the API shows other conditions than the node's word, heartbeats aside."""
+    have = {c["type"]: (c.get("status"), c.get("reason"), c.get("message")) for c in shown}
+    return any(
+        have.get(c["type"]) != (c["status"], c.get("reason"), c.get("message")) for c in wanted
+    )
+
+
+def lease(node: Node, uid: str, duration: int, now: float) -> Object:
+    """The Lease that says that the node is alive: owned by the Node, and with it garbage."""
+    body: Object = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": node.name,
+            "namespace": "kube-node-lease",
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": uid}
+            ],
+        },
+        "spec": {
+            "holderIdentity": node.name,
+            "leaseDurationSeconds": duration,
+            "renewTime": objects.format_micro_time(now),
+        },
+    }
+    if node.lease_version:
+        body["metadata"]["resourceVersion"] = node.lease_version
+    return body
+
+
+def _condition(
+    old: Object | None, now: float, kind: str, status: str, reason: str, message: str
+) -> Object:
+    changed = old is None or old.get("status") != status
+    return {
+        "type": kind,
+        "status": status,
+        "lastHeartbeatTime": texts.timestamp(now),
+        "lastTransitionTime": texts.timestamp(now)
+        if changed or old is None
+        else old.get("lastTransitionTime"),
+        "reason": reason,
+        "message": message,
+    }
+
+
+def _info(node: Node) -> Object:
+    identity = hashlib.sha256(node.name.encode()).hexdigest()[:32]
+    boot = hashlib.sha256(f"{node.name}/boot".encode()).hexdigest()[:32]
+    return {
+        "machineID": identity,
+        "systemUUID": str(uuid.UUID(identity)),
+        "bootID": str(uuid.UUID(boot)),
+        "kernelVersion": platform.release(),
+        "osImage": "Whipstaff",
+        "containerRuntimeVersion": node.runtime_version,
+        "kubeletVersion": KUBELET_VERSION,
+        "kubeProxyVersion": "",
+        "operatingSystem": "linux",
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+    }

@@ -1,0 +1,96 @@
+"""Where pods come from: one watch for all nodes of the process, told apart by node name.
+
+A process with one node asks the API for its pods only; one with many watches every pod that is
+bound and keeps those bound to its own nodes. Pods are taken over in two steps: first all that were
+there at the start, so that the provider can take up what already runs before anything new happens,
+and then one by one as they change.
+
+Owns the informer; runs no loop of its own. Answers to ``pkg/kubelet/config/apiserver.go``. Leaves
+out static pods from files and URLs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from whipstaff.node_agent import nodes, provider, records, workers
+from whipstaff.runtime import client, informer, objects, resources
+
+Object = objects.Object
+
+
+class Source:
+    """Feeds the workers.
+
+    Args:
+        api: the client.
+        fleet: the nodes, by name.
+        crew: the workers.
+    """
+
+    def __init__(
+        self, api: client.Client, fleet: Mapping[str, nodes.Node], crew: workers.Workers
+    ) -> None:
+        self._fleet = fleet
+        self._crew = crew
+        self._first: dict[str, Object] | None = {}
+        only = next(iter(fleet)) if len(fleet) == 1 else None
+        self.informer = informer.Informer(
+            api,
+            resources.PODS,
+            field_selector=f"spec.nodeName={only}" if only else "spec.nodeName!=",
+            transform=self._keep,
+        )
+        self.informer.add_handler(self)
+
+    def take_over(self, found: Mapping[str, provider.RuntimePod]) -> None:
+        """Start with what was there when the informer had synced.
+
+        Args:
+            found: what the provider's `list` has, by UID.
+        """
+        assert self._first is not None
+        first, self._first = self._first, None
+        for uid, stray in found.items():
+            if uid not in first:
+                self._crew.orphan(next(iter(self._fleet.values())), stray)
+        crew = [self._meet(record, found.get(uid)) for uid, record in first.items()]
+        for worker in sorted(crew, key=_age):
+            self._crew.wake(worker)
+
+    def on_add(self, record: Object) -> None:
+        """A pod was bound to one of the nodes."""
+        uid = record["metadata"]["uid"]
+        if self._first is not None:
+            self._first[uid] = record
+        elif self._crew.get(uid) is None:
+            self._crew.wake(self._meet(record, None))
+        else:
+            self._crew.update(record)
+
+    def on_update(self, _: Object, record: Object) -> None:
+        """A pod has changed."""
+        if self._first is not None:
+            self._first[record["metadata"]["uid"]] = record
+        else:
+            self._crew.update(record)
+
+    def on_delete(self, record: Object) -> None:
+        """A pod is gone from the API."""
+        uid = record["metadata"]["uid"]
+        if self._first is not None:
+            self._first.pop(uid, None)
+        else:
+            self._crew.remove(uid)
+
+    def _keep(self, pod: Object) -> Object | None:
+        return records.pack(pod) if pod["spec"].get("nodeName") in self._fleet else None
+
+    def _meet(self, record: Object, found: provider.RuntimePod | None) -> workers.Worker:
+        return self._crew.first_sight(self._fleet[record["node"]], record, found)
+
+
+def _age(worker: workers.Worker) -> str:
+    """Pods are admitted in the order of their creation."""
+    created: str = worker.load()["metadata"].get("creationTimestamp") or ""
+    return created

@@ -1,0 +1,482 @@
+"""Pod workers: what was decided about a pod is carried out, one thing after another, by UID.
+
+A worker exists for every pod bound to a node of this process, from the first sight of it until the
+API has forgotten it and nothing of it is left in the runtime. It is woken by news (of the pod's
+object, of its containers, of the clock), decides (`lifecycle`), hands the status to the reporter,
+does what is to be done through the provider, and decides again until there is nothing left to do.
+A worker at rest is no task; one that works is exactly one. Two pods of the same name are two
+workers: the UID is the identity.
+
+Owns the workers and what nodes have given to pods (`nodes.Node.usage`). Answers to
+``pkg/kubelet/pod_workers.go`` and to HandlePodAdditions and its siblings in
+``pkg/kubelet/kubelet.go``. Leaves out volumes and cgroups, whose places are before the sandbox and
+after the last container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from whipstaff.node_agent import (
+    admission,
+    conditions,
+    execution,
+    lifecycle,
+    metrics,
+    nodes,
+    patches,
+    provider,
+    records,
+    reports,
+    statuses,
+    texts,
+    timeline,
+)
+from whipstaff.runtime import logs, objects
+
+Object = objects.Object
+Stage = lifecycle.Stage
+
+# How long a worker whose work failed in a way that nobody foresaw waits before it tries again.
+_AFTER_MISTAKE = 10.0
+# How long to wait before following the provider's events again.
+_AFTER_BREAK = 1.0
+
+_log = logs.get("node_agent.workers")
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One pod on one node.
+
+    Attributes:
+        uid, namespace, name: the pod.
+        node: where it was bound to.
+        packed: the pod as the API last showed it; `version` is its resourceVersion and `mark` what
+            of it is news for the runtime if it changes.
+        life: what the node remembers; its status is the one that is still to be written.
+        wake: has the worker decide again.
+        seen_at: when the pod was seen for the first time.
+        deleted: whether its deletion was asked for.
+        claim: what it holds of its node: from its admission to its end.
+        admitted: whether the node has had its say.
+        dirty: there is news that no decision has seen.
+        changed: the object changed in a way that the provider is to be told of.
+        stale: the provider's news were lost, it must be asked what is there.
+        busy: an operation is under way, which may be `interrupted`.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    node: nodes.Node
+    packed: bytes
+    life: lifecycle.Life
+    wake: Callable[[Worker], None] = field(repr=False)
+    seen_at: float
+    version: int = 0
+    mark: object = None
+    deleted: bool = False
+    claim: admission.Claim | None = None
+    admitted: bool = False
+    started: bool = False
+    status_since: float = 0.0
+    failures: int = 0
+    dirty: bool = False
+    changed: bool = False
+    stale: bool = False
+    busy: bool = False
+    interrupted: bool = False
+    task: asyncio.Task[None] | None = None
+    alarm: timeline.Entry | None = None
+
+    @property
+    def key(self) -> str:
+        """The pod's name in logs."""
+        return f"{self.namespace}/{self.name}"
+
+    def load(self) -> Object:
+        """The pod as the API last showed it."""
+        return records.unpack(self.packed)
+
+    def take(self, record: Object) -> bool:
+        """Take a newer state of the object; False if it isn't newer than what is known."""
+        version = int(record["metadata"]["resourceVersion"])
+        if version < self.version:
+            return False
+        # Of the same state, the informer's bytes are kept, so that there is one copy.
+        self.packed = record[records.PACKED]
+        newer = version > self.version
+        self.version = version
+        return newer
+
+    def note(self, pod: Object) -> bool:
+        """Note what may be news: spec, deletion, annotations; whether there is."""
+        metadata = pod["metadata"]
+        annotations = metadata.get("annotations")
+        mark = (
+            metadata.get("generation", 0),
+            metadata.get("deletionGracePeriodSeconds"),
+            hash(frozenset(annotations.items())) if annotations else 0,
+        )
+        self.deleted = objects.is_terminating(pod)
+        if mark == self.mark:
+            return False
+        # Another spec deserves another try.
+        self.life.errors.clear()
+        self.mark = mark
+        self.changed = True
+        return True
+
+    # What the reporter needs.
+
+    @property
+    def status_due(self) -> Object | None:
+        """The status to be written, None where the API has the last one."""
+        return self.life.status
+
+    def written(self, status: Object) -> None:
+        """Take note that the API has this status."""
+        if self.life.status is status:
+            self.life.status = None
+
+    def give_up(self) -> None:
+        """Take note that there is nothing to write to any more."""
+        self.life.status = None
+
+    def may_be_deleted(self) -> bool:
+        """Whether all is over for a pod that was deleted."""
+        finished = self.life.stage is Stage.TERMINATED
+        return finished and self.deleted and not self.life.orphaned
+
+    def saw(self, pod: Object) -> None:
+        """Take what the API answered to a write; it may bring news before the watch does."""
+        if self.take(records.pack(pod)) and self.note(pod):
+            self.wake(self)
+
+
+class Workers:
+    """The workers of all nodes of a process.
+
+    Args:
+        runtime: the provider.
+        executor: carries operations out.
+        reporter: writes statuses.
+        line: wakes workers up.
+        context: of the statuses: the provider's name, the nodes' addresses.
+    """
+
+    def __init__(
+        self,
+        runtime: provider.Provider,
+        executor: execution.Executor,
+        reporter: reports.Reporter,
+        line: timeline.Timeline,
+        context: lifecycle.Context,
+    ) -> None:
+        self._runtime = runtime
+        self._executor = executor
+        self._reporter = reporter
+        self._line = line
+        self._context = context
+        self._workers: dict[str, Worker] = {}
+        self._unregistered: dict[str, list[Worker]] = {}  # by node
+        self._stopping = False
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    # News.
+
+    def first_sight(
+        self, node: nodes.Node, record: Object, found: provider.RuntimePod | None
+    ) -> Worker:
+        """Make the worker of a pod that is met for the first time; `wake` sets it to work.
+
+        Args:
+            node: where the pod was bound to.
+            record: the pod, from `records.pack`.
+            found: what the provider's `list` has of it.
+        """
+        packed: bytes = record[records.PACKED]
+        pod = records.unpack(packed)
+        metadata = pod["metadata"]
+        uid = metadata["uid"]
+        if found is None:
+            found = self._runtime.adopt(pod)
+        runtime = found or provider.RuntimePod(uid, metadata["namespace"], metadata["name"])
+        worker = Worker(
+            uid=uid,
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            node=node,
+            packed=packed,
+            life=lifecycle.Life(self._assumed(runtime)),
+            wake=self.wake,
+            seen_at=self._line.clock(),
+        )
+        worker.take(record)
+        worker.note(pod)
+        worker.changed = False
+        # What already ran here has been admitted in an earlier life of the agent, and what has
+        # ended holds nothing any more.
+        worker.admitted = bool(runtime.containers) or bool(runtime.sandboxes)
+        over = conditions.is_terminal(pod.get("status") or {})
+        if worker.admitted and not over:
+            worker.claim = admission.claim_of(pod["spec"])
+            node.usage.add(worker.claim)
+        worker.admitted = worker.admitted or over or worker.deleted
+        worker.started = over or (pod.get("status") or {}).get("phase") == "Running"
+        self._workers[uid] = worker
+        return worker
+
+    def orphan(self, node: nodes.Node, found: provider.RuntimePod) -> None:
+        """Stop something that runs here and that the API has no pod for."""
+        pod = records.orphan(found)
+        packed = records.pack(pod)[records.PACKED]
+        life = lifecycle.Life(found, orphaned=True)
+        worker = Worker(
+            found.uid, found.namespace, found.name, node, packed, life, self.wake,
+            self._line.clock(), admitted=True,
+        )  # fmt: skip
+        self._workers[found.uid] = worker
+        self.wake(worker)
+
+    def update(self, record: Object) -> None:
+        """A pod's object is new or has changed."""
+        worker = self._workers.get(record["metadata"]["uid"])
+        if worker is None or worker.life.orphaned:
+            return
+        if worker.take(record):
+            worker.note(worker.load())
+            self.wake(worker)
+
+    def remove(self, uid: str) -> None:
+        """The API has forgotten a pod: what runs of it ends, and there is nobody to report to."""
+        worker = self._workers.get(uid)
+        if worker is None:
+            return
+        worker.life.orphaned = True
+        worker.life.status = None
+        self.wake(worker)
+
+    def knows(self, uid: str) -> bool:
+        """Whether a pod has a worker."""
+        return uid in self._workers
+
+    def get(self, uid: str) -> Worker | None:
+        """A pod's worker."""
+        return self._workers.get(uid)
+
+    async def follow(self) -> None:
+        """Take the provider's news, without end; where they break off, every pod is looked at."""
+        while True:
+            try:
+                await self._follow()
+            except provider.ProviderError as error:
+                _log.warning("the runtime's events broke off", error=str(error))
+            await asyncio.sleep(_AFTER_BREAK)
+            for worker in self._workers.values():
+                worker.stale = True
+                self.wake(worker)
+
+    async def _follow(self) -> None:
+        async for event in self._runtime.events():
+            worker = self._workers.get(event.uid)
+            if worker is None:
+                continue
+            life = worker.life
+            if event.container is not None:
+                life.runtime = life.runtime.with_container(self._assumed_run(event.container))
+            if event.sandbox is not None:
+                life.runtime = life.runtime.with_sandbox(event.sandbox)
+            if event.container is None and event.sandbox is None:
+                worker.stale = True
+            self.wake(worker)
+
+    def registered(self, node: nodes.Node) -> None:
+        """A node has its object now, so its pods can be admitted."""
+        for worker in self._unregistered.pop(node.name, ()):
+            self.wake(worker)
+
+    # Work.
+
+    def wake(self, worker: Worker) -> None:
+        """Have a worker decide again, soon; one that must stop at once is interrupted."""
+        worker.dirty = True
+        if self._stopping:
+            return
+        if worker.task is None:
+            worker.task = asyncio.create_task(self._work(worker))
+        elif worker.busy and not worker.interrupted and self._must_stop(worker):
+            worker.interrupted = True
+            worker.task.cancel()
+
+    async def stop(self) -> None:
+        """Let every worker go, in the middle of what it does; containers go on running."""
+        self._stopping = True
+        tasks = [worker.task for worker in self._workers.values() if worker.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _must_stop(self, worker: Worker) -> bool:
+        """Whether what the worker is doing was overtaken: by a deletion, by a shorter grace."""
+        life = worker.life
+        if not (worker.deleted or life.orphaned):
+            return False
+        if life.stage is Stage.SYNC:
+            return True
+        if life.stage is not Stage.TERMINATING or life.grace is None:
+            return False
+        return lifecycle.effective_grace(worker.load(), life.grace) < life.grace
+
+    async def _work(self, worker: Worker) -> None:
+        try:
+            while worker.dirty and not self._stopping:
+                worker.dirty = False
+                await self._attempt(worker)
+        finally:
+            worker.task = None
+        if worker.dirty and not self._stopping:
+            self.wake(worker)
+
+    async def _attempt(self, worker: Worker) -> None:
+        """Decide and act once; an interruption and a mistake lead to another attempt."""
+        try:
+            if worker.stale:
+                worker.stale = False
+                await self._look_again(worker)
+            await self._decide(worker)
+        except asyncio.CancelledError:
+            if self._stopping or not worker.interrupted:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            worker.interrupted = False
+            worker.dirty = worker.stale = True
+        except provider.ProviderError as error:
+            _log.warning("the runtime failed", pod=worker.key, error=str(error))
+            self._wake_at(worker, self._line.clock() + _AFTER_MISTAKE)
+        except Exception:  # noqa: BLE001 (one pod's trouble must not become another's)
+            _log.exception("a pod worker failed", pod=worker.key)
+            self._wake_at(worker, self._line.clock() + _AFTER_MISTAKE)
+
+    async def _look_again(self, worker: Worker) -> None:
+        """Ask the provider what is there, where news were lost or a verb was cut short."""
+        for found in await self._runtime.list(worker.uid):
+            worker.life.runtime = self._assumed(found)
+
+    async def _decide(self, worker: Worker) -> None:
+        pod = worker.load()
+        if worker.changed:
+            worker.changed = False
+            self._runtime.refresh(pod)
+        if not worker.admitted and not self._admit(worker, pod):
+            return
+        life = worker.life
+        now = self._line.clock()
+        decision = lifecycle.decide(pod, life, self._context, now)
+        if decision.verdict is not None and life.verdict is None:
+            self._executor.report(pod, "Normal", decision.verdict.reason, decision.verdict.message)
+        life.verdict = decision.verdict
+        life.stage = decision.stage
+        life.grace = decision.grace
+        if life.orphaned:
+            if decision.finished:
+                await self._forget(worker)
+                return
+        else:
+            self._publish(worker, pod, decision.status, now)
+        if decision.finished:
+            self._release(worker)
+        await self._execute(worker, pod, decision.operations)
+        self._wake_at(worker, decision.wake_at)
+
+    async def _execute(
+        self, worker: Worker, pod: Object, operations: Iterable[lifecycle.Operation]
+    ) -> None:
+        worker.busy = True
+        try:
+            for operation in operations:
+                if await self._executor.execute(pod, worker.life, operation):
+                    worker.dirty = True
+        finally:
+            worker.busy = False
+
+    def _admit(self, worker: Worker, pod: Object) -> bool:
+        """Let the node have its say; False for a pod that may not run, or not yet."""
+        node = worker.node
+        if node.object is None:
+            self._unregistered.setdefault(node.name, []).append(worker)
+            return False
+        worker.admitted = True
+        if objects.is_terminating(pod):
+            return True
+        claim = admission.claim_of(pod["spec"])
+        rejection = admission.admit(pod, claim, node.object, node.allocatable, node.usage)
+        if rejection is None:
+            worker.claim = claim
+            node.usage.add(claim)
+            return True
+        _log.info("pod rejected", pod=worker.key, reason=rejection.reason)
+        metrics.admission_rejections.labels(rejection.reason).inc()
+        self._executor.report(pod, "Warning", rejection.reason, rejection.message)
+        worker.life.verdict = statuses.Verdict(rejection.reason, rejection.status_message)
+        return True
+
+    def _publish(self, worker: Worker, pod: Object, status: Object, now: float) -> None:
+        """Hand a status to the reporter, if the API doesn't show it already."""
+        if not worker.started and status["phase"] == "Running":
+            worker.started = True
+            metrics.pod_start_duration.observe(now - worker.seen_at)
+            created = texts.seconds(pod["metadata"].get("creationTimestamp"))
+            metrics.pod_start_total_duration.observe(max(now - created, 0.0))
+        pending = worker.life.status
+        if pending is None:
+            worker.status_since = now
+        shown = pending or pod.get("status") or {}
+        if patches.pod_status(worker.uid, shown, status) is not None:
+            worker.life.status = status
+        if worker.life.status is not None or worker.may_be_deleted():
+            self._reporter.put(worker)
+
+    def _release(self, worker: Worker) -> None:
+        if worker.claim is not None:
+            worker.node.usage.remove(worker.claim)
+            worker.claim = None
+
+    async def _forget(self, worker: Worker) -> None:
+        """Nothing is left of the pod, neither here nor in the API."""
+        self._release(worker)
+        await self._executor.remove(worker.life.runtime)
+        if worker.alarm is not None:
+            worker.alarm.cancel()
+        self._workers.pop(worker.uid, None)
+
+    def _wake_at(self, worker: Worker, when: float | None) -> None:
+        if worker.alarm is not None:
+            worker.alarm.cancel()
+            worker.alarm = None
+        if when is not None and when != float("inf"):
+            worker.alarm = self._line.at(when, self.wake, worker)
+
+    # Probes that nobody plays or makes are taken for passed.
+
+    def _assumed(self, runtime: provider.RuntimePod) -> provider.RuntimePod:
+        if self._runtime.plays_probes:
+            return runtime
+        runs = tuple(self._assumed_run(run) for run in runtime.containers)
+        return dataclasses.replace(runtime, containers=runs)
+
+    def _assumed_run(self, run: provider.RuntimeContainer) -> provider.RuntimeContainer:
+        if self._runtime.plays_probes or run.state is not provider.State.RUNNING:
+            return run
+        return dataclasses.replace(run, probes=execution.PASSED)

@@ -1,0 +1,106 @@
+"""Statuses: golden pairs of what is observed and what is reported, and what no status may do."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import node_agent_builders as make
+import pytest
+
+from whipstaff.node_agent import patches, statuses
+
+GOLDEN = make.cases(pathlib.Path(__file__).parent / "golden")
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_what_is_observed_becomes_the_status_that_the_kubelet_would_report(
+    path: pathlib.Path,
+) -> None:
+    pod, observed, case, expected = make.read_case(path)
+    status = statuses.generate(
+        pod, observed, pod["status"], make.NOW, terminal=case.get("terminal", False)
+    )
+    if case.get("finish"):
+        status = statuses.finish(pod, status, observed, make.NOW)
+    assert status == expected
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_status_that_the_api_has_taken_is_not_made_again_differently(path: pathlib.Path) -> None:
+    pod, observed, case, expected = make.read_case(path)
+    pod["status"] = expected
+    again = statuses.generate(
+        pod, observed, expected, make.NOW + 60, terminal=case.get("terminal", False)
+    )
+    if case.get("finish"):
+        again = statuses.finish(pod, again, observed, make.NOW + 60)
+    assert patches.pod_status("uid-web", expected, again) is None
+
+
+def observed(*runs: Any) -> statuses.Observation:
+    return statuses.Observation(make.runtime(*runs), "containerd", ("192.168.0.2",))
+
+
+def test_nothing_is_over_while_a_container_may_run() -> None:
+    pod = make.pod(restartPolicy="Never", status={"phase": "Running"})
+    ended = statuses.generate(
+        pod, observed(make.run(state="exited")), pod["status"], make.NOW, terminal=False
+    )
+    assert ended["phase"] == "Succeeded"
+    held = statuses.hold_back(ended, pod["status"])
+    assert held["phase"] == "Running"
+    assert held["containerStatuses"] == ended["containerStatuses"]
+
+
+def test_the_start_time_is_that_of_the_first_report() -> None:
+    pod = make.pod()
+    first = statuses.generate(pod, observed(), {}, make.NOW)
+    later = statuses.generate(pod, observed(make.run()), first, make.NOW + 5)
+    assert first["startTime"] == later["startTime"] == "2026-01-02T03:04:05Z"
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    pod = make.pod()
+    first = statuses.generate(pod, observed(), {}, make.NOW)
+    later = statuses.generate(pod, observed(make.run()), first, make.NOW + 5)
+    times = {c["type"]: c["lastTransitionTime"] for c in later["conditions"]}
+    assert times["Ready"] == "2026-01-02T03:04:10Z"
+    assert times["Initialized"] == "2026-01-02T03:04:05Z"
+
+
+def test_a_new_generation_is_observed_and_an_older_one_never_again() -> None:
+    pod = make.pod()
+    pod["metadata"]["generation"] = 4
+    status = statuses.generate(pod, observed(), {"observedGeneration": 3}, make.NOW)
+    assert status["observedGeneration"] == 4
+    assert {c["observedGeneration"] for c in status["conditions"]} == {4}
+    pod["metadata"]["generation"] = 3
+    assert statuses.generate(pod, observed(), status, make.NOW)["observedGeneration"] == 4
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ([{}], "BestEffort"),
+        ([{"requests": {"cpu": "1"}}], "Burstable"),
+        ([{"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}],
+         "Guaranteed"),
+        ([{"requests": {"cpu": "1000m", "memory": "1024Mi"},
+           "limits": {"cpu": "1", "memory": "1Gi"}}], "Guaranteed"),
+        ([{"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+          {}], "Burstable"),
+        ([{"limits": {"cpu": "1"}}], "Burstable"),
+        ([{"requests": {"nvidia.com/gpu": "1"}}], "BestEffort"),
+        ([{"requests": {"cpu": "0"}}], "BestEffort"),
+    ],
+)  # fmt: skip
+def test_the_quality_of_service_class_is_filled_in(resources: list[Any], expected: str) -> None:
+    containers = [make.container(f"c{i}", resources=r) for i, r in enumerate(resources)]
+    pod = make.pod(containers=containers, status={"phase": "Pending"})
+    assert statuses.generate(pod, observed(), {}, make.NOW)["qosClass"] == expected
+
+
+def test_the_quality_of_service_class_that_the_api_has_is_kept() -> None:
+    pod = make.pod(status={"phase": "Pending", "qosClass": "Guaranteed"})
+    assert statuses.generate(pod, observed(), {}, make.NOW)["qosClass"] == "Guaranteed"

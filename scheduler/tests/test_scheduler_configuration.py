@@ -643,20 +643,20 @@ def test_scheduler_names_from_the_command_line_replace_the_files(load: Load) -> 
     settings = load(
         "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 7}}]}]"
     )
-    renamed = configuration.with_scheduler_names(settings, ["a", "b", "a"])
+    renamed = configuration.effective(settings, ["a", "b", "a"])
     assert [profile.scheduler_name for profile in renamed.profiles] == ["a", "b"]
     for profile in renamed.profiles:
         assert profile.arguments["InterPodAffinity"]["hardPodAffinityWeight"] == 7
-    assert configuration.with_scheduler_names(settings, []) is settings
+    assert configuration.effective(settings, []) is settings
 
 
 def test_names_for_several_profiles_come_from_the_file(load: Load) -> None:
     settings = load("profiles: [{schedulerName: a}, {schedulerName: b}]")
     with pytest.raises(errors.ConfigurationError, match=r"--scheduler-name: .* has 2 profiles"):
-        configuration.with_scheduler_names(settings, ["c"])
+        configuration.effective(settings, ["c"])
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "under_score", "-dash"])
 def test_a_scheduler_name_is_a_subdomain(name: str) -> None:
     with pytest.raises(errors.ConfigurationError, match="is not a scheduler name"):
-        configuration.with_scheduler_names(configuration.Configuration(), [name])
+        configuration.effective(configuration.Configuration(), [name])

@@ -153,18 +153,26 @@ def _describe_profile(profile: Profile) -> dict[str, Any]:
     }
 
 
-def with_scheduler_names(
-    configuration: Configuration, scheduler_names: Sequence[str]
+def effective(
+    configuration: Configuration,
+    scheduler_names: Sequence[str] = (),
+    leader_election: flags.LeaderElection | None = None,
 ) -> Configuration:
-    """`configuration` under the names that `--scheduler-name` gives: its one profile for each.
+    """`configuration` with what the flags say on top.
 
-    Raises `ConfigurationError` where a file has several profiles, which have names of their own.
+    `scheduler_names` are those of `--scheduler-name`: the configuration's one profile runs under
+    each. Raises `ConfigurationError`, also where a file has several profiles, which have names of
+    their own.
     """
-    if not scheduler_names:
-        return configuration
+    if leader_election is not None:
+        election = leader_election.over(configuration.leader_election)
+        election.validate()
+        configuration = dataclasses.replace(configuration, leader_election=election)
     for name in scheduler_names:
         if not _SUBDOMAIN.match(name):
             raise errors.ConfigurationError(f"--scheduler-name: {name!r} is not a scheduler name")
+    if not scheduler_names:
+        return configuration
     if len(configuration.profiles) > 1:
         raise errors.ConfigurationError(
             f"--scheduler-name: {configuration.source} has {len(configuration.profiles)} profiles,"

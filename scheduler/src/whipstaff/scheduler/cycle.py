@@ -16,9 +16,9 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from whipstaff.runtime import logs, objects
+from whipstaff.runtime import events, logs, objects
 from whipstaff.scheduler import (
     binder,
     cluster_events,
@@ -39,17 +39,7 @@ Object = dict[str, Any]
 SLICE = 0.005
 """Seconds of deciding before the event loop gets its turn."""
 
-NOTE_LIMIT = 1024
-"""The longest note that events.k8s.io takes."""
-
 _log = logs.get("scheduler.cycle")
-
-
-class Recorder(Protocol):
-    """Where events go. Source: `whipstaff.runtime.events.Recorder`."""
-
-    def event(self, regarding: Object, type: str, reason: str, action: str, note: str) -> None:  # noqa: A002 - the API's name
-        """Has an event recorded. Never blocks."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,19 +54,20 @@ class _Attempt:
 class Cycle:
     """Schedules pods. Everything that it works with is handed in, and made by `app`.
 
-    `latest` gives the pod of a key as the watch last showed it; `recorders` has one for each
-    profile.
+    `ready` is set whenever `waiting` may have something to pop; `latest` gives the pod of a key as
+    the watch last showed it; `recorders` has one for each profile.
     """
 
     def __init__(
         self,
         *,
         waiting: queue.SchedulingQueue,
+        ready: asyncio.Event,
         cluster: snapshot.Snapshot,
         decider: decision.Decider,
         profiles: Mapping[str, profile.Profile],
         latest: Callable[[str], Object | None],
-        recorders: Mapping[str, Recorder],
+        recorders: Mapping[str, events.Recorder],
         conditions: pod_conditions.ConditionWriter,
         ring: decisions.Decisions,
         measured: metrics.Metrics,
@@ -92,11 +83,7 @@ class Cycle:
         self._ring = ring
         self._measured = measured
         self._now = now
-        self._ready = asyncio.Event()
-
-    def wake(self) -> None:
-        """The queue may have something: to be called whenever a pod becomes ready."""
-        self._ready.set()
+        self._ready = ready
 
     async def run(self, bindings: binder.Binder) -> None:
         """Schedules until cancelled. What is in flight then is for `bindings.drain`."""
@@ -138,21 +125,24 @@ class Cycle:
         if chosen_profile is None or self._skip(pod):
             self._waiting.done(pod.uid)
             return None
+        assumed = None
         try:
             decided = self._decider.decide(pod, chosen_profile)
             self._measured.algorithm_duration.observe(self._now() - started)
-            if decided.node is None:
-                self._no_node(queued, decided, started)
-                return None
-            assumed = self._cluster.assume(pod, decided.node)
+            if decided.node is not None:
+                assumed = self._cluster.assume(pod, decided.node)
         except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
             if not isinstance(error, framework.PluginError):
                 _log.exception("scheduling failed", pod=pod.key)
             self._failed(queued, str(error) or type(error).__name__, started)
             return None
+        if assumed is None:
+            self._no_node(queued, decided, started)
+            return None
         self._ring.record(pod.key, pod.uid, decided)
         self._waiting.done(pod.uid)
-        return binder.Binding(assumed, decided.node, _Attempt(queued, started, self._now()))
+        attempt = _Attempt(queued, started, self._now())
+        return binder.Binding(assumed, assumed.node_name, attempt)
 
     def _skip(self, pod: pods.PodInfo) -> bool:
         """Whether there is nothing to do for a pod that came out of the queue."""
@@ -190,8 +180,7 @@ class Cycle:
         if raw is not queued.pod.raw:
             queued.pod = cluster_state.read(raw) or queued.pod
         self._waiting.add_unschedulable(queued)
-        note = message if len(message) <= NOTE_LIMIT else message[: NOTE_LIMIT - 4] + " ..."
-        self._record(queued.pod, "Warning", "FailedScheduling", "Scheduling", note)
+        self._record(queued.pod, "Warning", "FailedScheduling", "Scheduling", message)
         self._conditions.set(queued.pod, reason, message)
 
     def settled(self, binding: binder.Binding, settlement: binder.Settlement) -> None:
@@ -229,7 +218,9 @@ class Cycle:
             held = {**pod.raw, "spec": {**pod.raw["spec"], "nodeName": pod.node_name}}
             self._waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, held, None)
 
-    def _record(self, pod: pods.PodInfo, kind: str, reason: str, action: str, note: str) -> None:
+    def _record(
+        self, pod: pods.PodInfo, kind: events.EventType, reason: str, action: str, note: str
+    ) -> None:
         self._recorders[pod.scheduler_name].event(pod.raw, kind, reason, action, note)
 
 

@@ -1,0 +1,369 @@
+"""The scheduler put together: what reads, what decides, what writes, and in which order they end.
+
+Its loop is the process's: check the API server and the rights, serve health and metrics, watch pods
+and nodes, and while this replica leads, schedule. SIGTERM cancels it. Then nothing more is decided,
+the bindings in flight are waited for, conditions and events are written out, and the lease is
+released, in this order. A lost lease ends it at once, because somebody else leads by then.
+
+Answers to `cmd/kube-scheduler/app/server.go`. Left out: /debug/pprof, /metrics/resources, /statusz.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import prometheus_client
+from aiohttp import web
+
+from whipstaff.runtime import (
+    client,
+    config,
+    errors,
+    events,
+    flags,
+    informer,
+    leases,
+    logs,
+    preflight,
+    resources,
+    serving,
+)
+from whipstaff.scheduler import (
+    binder,
+    cluster_state,
+    configuration,
+    cycle,
+    decision,
+    decisions,
+    metrics,
+    plugin_sets,
+    pod_conditions,
+    pods,
+    profile,
+    pruning,
+    queue,
+    queueing_hints,
+    snapshot,
+)
+
+DRAIN_BINDINGS = 10.0
+DRAIN_WRITES = 3.0
+"""Seconds that what is under way at the end is waited for."""
+
+EVENTS_A_SECOND = 100
+EVENTS_WAITING = 10_000
+"""Each event costs the API server as much as a binding, so a burst of pods is bound first and told
+of afterwards."""
+
+USER_AGENT = "whipstaff-scheduler"
+
+_log = logs.get("scheduler")
+
+
+def access(settings: configuration.Configuration) -> list[preflight.Access]:
+    """The rights without which the scheduler can't do its work."""
+    needed = [
+        preflight.Access(verb, resource)
+        for resource in (resources.PODS, resources.NODES)
+        for verb in ("get", "list", "watch")
+    ]
+    needed += [
+        preflight.Access("create", resources.PODS, "binding"),
+        preflight.Access("patch", resources.PODS, "status"),
+        preflight.Access("create", resources.EVENTS),
+    ]
+    election = settings.leader_election
+    if election.leader_elect:
+        space, name = election.resource_namespace, election.resource_name
+        needed += [
+            preflight.Access("create", resources.LEASES, namespace=space),
+            preflight.Access("get", resources.LEASES, namespace=space, name=name),
+            preflight.Access("update", resources.LEASES, namespace=space, name=name),
+        ]
+    return needed
+
+
+def build_profiles(settings: configuration.Configuration) -> dict[str, profile.Profile]:
+    """The profiles with their plugins, by scheduler name.
+
+    Raises `ConfigurationError` for a plugin that can't be used as the file says.
+    """
+    built = {}
+    for index, wanted in enumerate(settings.profiles):
+        where = f"{settings.source or 'defaults'}: profiles[{index}]"
+        try:
+            expansion = plugin_sets.expand(wanted.plugins, profile.implements)
+            built[wanted.scheduler_name] = profile.build(
+                wanted.scheduler_name, expansion.points, expansion.weights, wanted.arguments
+            )
+        except (LookupError, ValueError) as error:
+            text = error.args[0] if error.args else error
+            raise errors.ConfigurationError(f"{where}: {text}") from error
+        if not expansion.points["bind"]:
+            raise errors.ConfigurationError(f"{where}: a bind plugin is needed (DefaultBinder)")
+    return built
+
+
+def missing_plugins(settings: configuration.Configuration) -> list[str]:
+    """The plugins of upstream's that the profiles enable and that aren't built yet."""
+    decided_elsewhere = {"DefaultBinder"}
+    return sorted(
+        {
+            name
+            for wanted in settings.profiles
+            for name in wanted.names()
+            if name in plugin_sets.UPSTREAM_PLUGINS - decided_elsewhere
+            and not profile.is_built(name)
+        }
+    )
+
+
+class Scheduler:
+    """One scheduler process's parts. `api` is for its work, `lease_api` for events and leases.
+
+    Two clients, so that a thousand bindings can't keep the lease from being renewed.
+    """
+
+    def __init__(
+        self,
+        settings: configuration.Configuration,
+        profiles: Mapping[str, profile.Profile],
+        api: client.Client,
+        side_api: client.Client,
+    ) -> None:
+        self._settings = settings
+        self._cluster = snapshot.Snapshot()
+        self._measured = metrics.Metrics()
+        self._ring = decisions.Decisions()
+        ready = asyncio.Event()
+        sort_plugin = next(iter(profiles.values())).queue_sort
+        self._waiting = queue.SchedulingQueue(
+            now=time.monotonic,
+            sort_key=sort_plugin.sort_key,
+            gate=_gate(profiles),
+            interests={
+                name: queueing_hints.interests(built.plugins) for name, built in profiles.items()
+            },
+            initial_backoff=settings.pod_initial_backoff,
+            max_backoff=settings.pod_max_backoff,
+            wake=ready.set,
+        )
+        self._pods = informer.Informer(
+            api,
+            resources.PODS,
+            field_selector=cluster_state.POD_FIELD_SELECTOR,
+            transform=pruning.pod,
+        )
+        self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
+        self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
+        self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
+        self._recorders = {
+            name: events.Recorder(
+                side_api,
+                reporting_controller=name,
+                qps=EVENTS_A_SECOND,
+                burst=2 * EVENTS_A_SECOND,
+                queue_size=EVENTS_WAITING,
+            )
+            for name in profiles
+        }
+        self._conditions = pod_conditions.ConditionWriter(api, self._pods.get, now=time.time)
+        self._cycle = cycle.Cycle(
+            waiting=self._waiting,
+            ready=ready,
+            cluster=self._cluster,
+            decider=decision.Decider(self._cluster, random.Random()),
+            profiles=profiles,
+            latest=self._pods.get,
+            recorders=self._recorders,
+            conditions=self._conditions,
+            ring=self._ring,
+            measured=self._measured,
+        )
+        self._bindings = binder.Binder(api, self._cycle.settled)
+        self._elector: leases.LeaderElector | None = None
+        if settings.leader_election.leader_elect:
+            self._elector = _elector(settings.leader_election, side_api)
+        self._background = asyncio.TaskGroup()
+        self._watching = False
+        self._stopping = False
+        self._measure()
+
+    @property
+    def metrics(self) -> metrics.Metrics:
+        """What it counts."""
+        return self._measured
+
+    async def run(self) -> None:
+        """Watches, and schedules while leading, until cancelled. Raises `LeaseLost`."""
+        async with asyncio.TaskGroup() as background:
+            self._background = background
+            writers = [background.create_task(each.run()) for each in self._recorders.values()]
+            try:
+                if self._elector is None:
+                    await self._lead()
+                else:
+                    if not self._settings.delay_cache_until_active:
+                        self._watch()
+                    await self._elector.run(self._lead)
+            finally:
+                self._stopping = True
+                await asyncio.gather(self._pods.stop(), self._nodes.stop())
+                for recorder in self._recorders.values():
+                    await recorder.flush(DRAIN_WRITES)
+                for writer in writers:
+                    writer.cancel()
+
+    def _watch(self) -> None:
+        """Starts to watch, once. An informer that fails takes the process with it."""
+        if not self._watching:
+            self._watching = True
+            # Nodes first: a pod is decided about only when both are there.
+            for watched in (self._nodes, self._pods):
+                self._background.create_task(_follow(watched.start()))
+
+    async def _lead(self) -> None:
+        self._watch()
+        await self._nodes.wait_synced()
+        await self._pods.wait_synced()
+        _log.info("scheduling", nodes=len(self._cluster), pods=self._cluster.pod_count)
+        try:
+            async with asyncio.TaskGroup() as working:
+                working.create_task(self._cycle.run(self._bindings))
+                working.create_task(self._cycle.tick())
+        finally:
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Ends what is under way; when the lease is lost there is no time for that."""
+        self._stopping = True
+        leading = self._elector is None or self._elector.is_leader
+        given_up = await self._bindings.drain(DRAIN_BINDINGS if leading else 0)
+        if given_up:
+            _log.warning("bindings given up", count=given_up)
+        await self._conditions.drain(DRAIN_WRITES if leading else 0)
+
+    # What it shows.
+
+    def _measure(self) -> None:
+        measured = self._measured
+        measured.queue_lengths = self._waiting.lengths
+        measured.incoming = self._waiting.incoming
+        measured.rejections = self._waiting.rejections
+        measured.bindings_in_flight = self._bindings.__len__
+        measured.cache_sizes = lambda: {
+            "nodes": len(self._cluster),
+            "pods": self._cluster.pod_count,
+            "assumed_pods": self._cluster.assumed_count,
+        }
+
+    def show(self, server: serving.Server) -> None:
+        """Adds what `server` serves of it: checks under upstream's names, and two pages."""
+        server.add_check("leaderElection", self._check_lease)
+        server.add_check("sched-handler-sync", self._check_synced, on=("readyz",))
+        server.add_check("shutdown", self._check_running, on=("readyz",))
+        server.add_route("/configz", self._show_configuration)
+        server.add_route("/debug/decisions", self._show_decisions)
+
+    def _check_lease(self) -> None:
+        if self._elector is not None:
+            self._elector.check()
+
+    def _check_synced(self) -> None:
+        if not (self._pods.synced.is_set() and self._nodes.synced.is_set()):
+            raise errors.WhipstaffError("pods and nodes are not read yet")
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise errors.WhipstaffError("shutting down")
+
+    async def _show_configuration(self, _: web.Request) -> web.Response:
+        """/configz."""
+        shown = {
+            configuration.API_VERSION.partition("/")[0]: configuration.describe(self._settings)
+        }
+        return web.json_response(shown)
+
+    async def _show_decisions(self, request: web.Request) -> web.Response:
+        """/debug/decisions[?namespace=NS][&name=NAME][&limit=N]."""
+        limit = request.query.get("limit", "")
+        if limit and not limit.isdecimal():
+            raise web.HTTPBadRequest(text=f"limit: {limit!r} is not a number\n")
+        return web.json_response(
+            self._ring.view(
+                namespace=request.query.get("namespace", ""),
+                name=request.query.get("name", ""),
+                limit=int(limit) if limit else None,
+            )
+        )
+
+
+async def run(
+    settings: configuration.Configuration,
+    profiles: Mapping[str, profile.Profile],
+    connection: config.Connection,
+    served: flags.Serving,
+) -> None:
+    """The whole process. Raises `StartupError` and `LeaseLost`."""
+    limits = settings.client_connection
+    async with (
+        client.Client(connection, user_agent=USER_AGENT, qps=limits.qps, burst=limits.burst) as api,
+        client.Client(connection, user_agent=USER_AGENT) as side_api,
+    ):
+        await preflight.check(side_api, access(settings))
+        scheduler = Scheduler(settings, profiles, api, side_api)
+        prometheus_client.REGISTRY.register(scheduler.metrics)
+        try:
+            async with _server(scheduler, side_api, served):
+                await scheduler.run()
+        finally:
+            prometheus_client.REGISTRY.unregister(scheduler.metrics)
+
+
+def _server(
+    scheduler: Scheduler, api: client.Client, served: flags.Serving
+) -> contextlib.AbstractAsyncContextManager[object]:
+    """The server of health and metrics, or nothing where the port is 0."""
+    if not served.port:
+        return contextlib.nullcontext()
+    server = serving.Server(
+        bind_address=served.bind_address,
+        port=served.port,
+        certificate=served.certificate,
+        key=served.key,
+        client_ca=served.client_ca,
+        client=api,
+    )
+    scheduler.show(server)
+    return server
+
+
+def _gate(profiles: Mapping[str, profile.Profile]) -> Callable[[pods.PodInfo], str]:
+    """PreEnqueue: which plugin of its profile holds a pod."""
+
+    def gate(pod: pods.PodInfo) -> str:
+        for plugin in profiles[pod.scheduler_name].pre_enqueue:
+            if not plugin.pre_enqueue(pod).is_success:
+                return plugin.name
+        return ""
+
+    return gate
+
+
+def _elector(settings: flags.LeaderElection, api: client.Client) -> leases.LeaderElector:
+    return leases.LeaderElector(
+        api,
+        name=settings.resource_name,
+        namespace=settings.resource_namespace,
+        identity=leases.new_identity(),
+        lease_duration=settings.lease_duration,
+        renew_deadline=settings.renew_deadline,
+        retry_period=settings.retry_period,
+    )
+
+
+async def _follow(task: asyncio.Task[None]) -> None:
+    """Fails as `task` fails."""
+    await task

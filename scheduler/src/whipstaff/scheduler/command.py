@@ -1,0 +1,55 @@
+"""`whipstaff scheduler`: the flags, and the checks that come before anything starts.
+
+No loop runs here but the process's own, which `app.run` fills. A flag wins over the configuration
+file; the file wins over the defaults. Whatever is wrong with either is one line and exit code 2.
+
+Answers to `cmd/kube-scheduler/app/options`. Left out: deprecated flags and feature gates.
+"""
+
+import click
+
+from whipstaff.runtime import commands, config, flags, logs
+from whipstaff.scheduler import app, configuration, profile
+
+_log = logs.get("scheduler")
+
+
+@click.command("scheduler")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="A KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1).",
+)
+@flags.kubeconfig_option
+@click.option(
+    "--scheduler-name",
+    "scheduler_names",
+    multiple=True,
+    metavar="NAME",
+    help="Schedule pods that ask for this schedulerName; may be given several times. "
+    f"[default: {configuration.DEFAULT_SCHEDULER_NAME}, or what the file says]",
+)
+@flags.leader_election_options(configuration.LEADER_ELECTION.resource_name)
+@flags.serving_options(10259)
+@flags.logging_options
+def command(
+    config_file: str | None,
+    kubeconfig: str | None,
+    scheduler_names: tuple[str, ...],
+    leader_election: flags.LeaderElection,
+    serving: flags.Serving,
+) -> None:
+    """Place pods on nodes: a Kubernetes scheduler over arrays."""
+    settings = configuration.effective(
+        configuration.load(config_file, external=profile.installed())
+        if config_file is not None
+        else configuration.Configuration(),
+        scheduler_names,
+        leader_election,
+    )
+    profiles = app.build_profiles(settings)
+    connection = config.load(kubeconfig or settings.client_connection.kubeconfig)
+    if missing := app.missing_plugins(settings):
+        _log.info("plugins that are not built yet", plugins=", ".join(missing))
+    commands.run(lambda: app.run(settings, profiles, connection, serving))

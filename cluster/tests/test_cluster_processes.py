@@ -50,7 +50,7 @@ def test_a_running_process_is_recognised(sleeper: processes.Process) -> None:
 def test_another_process_with_the_same_pid_is_not_ours(sleeper: processes.Process) -> None:
     earlier = processes.Identity(sleeper.pid, "another boot/1")
     assert earlier.process() is None
-    assert processes.end(earlier, grace=1) is False
+    assert processes.end([earlier], grace=1) == 0
     assert sleeper.exit_status is None
 
 
@@ -60,12 +60,12 @@ def test_a_process_that_ended_is_gone_even_before_it_is_reaped(sleeper: processe
     while sleeper.identity.process() is not None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert processes.end(sleeper.identity, grace=1) is False
+    assert processes.end([sleeper.identity], grace=1) == 0
     assert sleeper.exit_status == -signal.SIGKILL
 
 
 def test_ending_a_process_waits_until_it_is_gone(sleeper: processes.Process) -> None:
-    assert processes.end(sleeper.identity, grace=5) is True
+    assert processes.end([sleeper.identity], grace=5) == 1
     assert sleeper.identity.process() is None
 
 
@@ -77,6 +77,17 @@ def test_a_process_that_ignores_sigterm_is_killed(
     )
     wait_for(log, "deaf")
     process.stop(0.1)
+    assert process.exit_status == -signal.SIGKILL
+
+
+def test_a_stranger_that_ignores_sigterm_is_killed(
+    log: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    process = processes.Process.start(
+        "deaf", (sys.executable, "-S", "-c", DEAF), log, owner=tmp_path
+    )
+    wait_for(log, "deaf")
+    assert processes.end([process.identity], grace=0.1) == 1
     assert process.exit_status == -signal.SIGKILL
 
 

@@ -5,12 +5,16 @@ components' users have theirs from the apiserver itself (plugin/pkg/auth/authori
 bootstrappolicy). Applied server-side at every start, so it is right after an upgrade, too.
 """
 
+import asyncio
+import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from whipstaff.runtime import client, resources
+from whipstaff.runtime import client, config, errors, resources
 
 FIELD_MANAGER = "whipstaff-up"
+_POLL = 0.1
 _GROUP = "rbac.authorization.k8s.io"
 _READ = ("get", "list", "watch")
 
@@ -20,6 +24,25 @@ _Manifest = dict[str, Any]
 def manifests() -> list[tuple[resources.Resource, _Manifest]]:
     """The objects to apply, each with its resource."""
     return [*_scheduler(), *_node_agent()]
+
+
+async def prepare(kubeconfig: pathlib.Path, *, timeout: float) -> None:
+    """Apply the manifests to a cluster that is just starting: its namespaces come after /readyz.
+
+    Raises:
+        WhipstaffError: it isn't possible within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    async with client.Client(config.load(kubeconfig)) as api:
+        while True:
+            try:
+                await apply(api)
+            except (errors.NotFound, errors.Unreachable):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_POLL)
+            else:
+                return
 
 
 async def apply(api: client.Client) -> None:

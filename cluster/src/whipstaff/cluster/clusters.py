@@ -411,9 +411,10 @@ def _end_leftovers(place: layout.Layout, running: state.State | None) -> int:
     known = []
     if running is not None:
         known = [running.supervisor]
-        known += [c.process for c in reversed(running.components) if c.process is not None]
-    count = sum(processes.end(identity, _LEFTOVER_GRACE) for identity in known)
+        known += [c.process for c in running.components if c.process is not None]
+    # The supervisor first, and for good: it would start again what ends before it.
+    count = processes.end(known[:1], grace=0) + processes.end(known[1:], _LEFTOVER_GRACE)
     while strays := processes.owned_by(place.root):
-        count += sum(processes.end(identity, _LEFTOVER_GRACE) for identity in strays)
+        count += processes.end(strays, _LEFTOVER_GRACE)
     place.state.unlink(missing_ok=True)
     return count

@@ -46,9 +46,8 @@ class Leash:
 def main() -> None:
     """Wait for the end of standard input, then clean up."""
     entries = [orjson.loads(line) for line in sys.stdin.buffer if line.endswith(b"\n")]
-    for entry in entries:
-        if "pid" in entry:
-            processes.end(processes.Identity(entry["pid"], entry["birth"]), grace=0)
+    held = [processes.Identity(entry["pid"], entry["birth"]) for entry in entries if "pid" in entry]
+    processes.end(held, grace=0)
     for entry in entries:
         if "folder" in entry:
             shutil.rmtree(entry["folder"], ignore_errors=True)

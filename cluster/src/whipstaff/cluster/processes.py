@@ -11,7 +11,7 @@ import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -135,24 +135,29 @@ def _popen(
     )
 
 
-def end(identity: Identity, grace: float) -> bool:
-    """End a process that may be nobody's child and wait until it is gone; whether there was one.
+def end(identities: Collection[Identity], grace: float) -> int:
+    """End processes that may be nobody's children, and wait until all are gone.
+
+    Args:
+        identities: those to end; some may have ended already.
+        grace: seconds that they have after SIGTERM; then they are killed.
+
+    Returns:
+        How many were running.
 
     Raises:
-        StartupError: it is still there after being killed.
+        StartupError: one is still there after being killed.
     """
-    process = identity.process()
-    if process is None:
-        return False
-    with contextlib.suppress(psutil.NoSuchProcess):
-        if grace > 0:
-            process.terminate()
-            if _gone(identity, grace):
-                return True
-        process.kill()
-    if not _gone(identity, _KILLED):
-        raise errors.StartupError(f"process {identity.pid} doesn't end, even when killed")
-    return True
+    running = [identity for identity in identities if identity.process() is not None]
+    for send, patience in ((psutil.Process.terminate, grace), (psutil.Process.kill, _KILLED)):
+        for identity in running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if (process := identity.process()) is not None:
+                    send(process)
+        if _gone(running, patience):
+            return len(running)
+    pids = ", ".join(str(found.pid) for found in running if found.process() is not None)
+    raise errors.StartupError(f"these processes don't end, even when killed: {pids}")
 
 
 def owned_by(owner: pathlib.Path) -> list[Identity]:
@@ -167,9 +172,9 @@ def owned_by(owner: pathlib.Path) -> list[Identity]:
     return [identity for identity in found if identity.process() is not None]
 
 
-def _gone(identity: Identity, grace: float) -> bool:
+def _gone(identities: Collection[Identity], grace: float) -> bool:
     deadline = time.monotonic() + grace
-    while identity.process() is not None:
+    while any(identity.process() is not None for identity in identities):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL)

@@ -14,17 +14,18 @@ import asyncio
 import contextlib
 import datetime
 import fcntl
+import importlib
 import os
 import pathlib
 import signal
 import sys
 import time
+import types
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import click
 
 from whipstaff.cluster import (
-    bootstrap,
     certificates,
     components,
     files,
@@ -35,7 +36,7 @@ from whipstaff.cluster import (
     processes,
     state,
 )
-from whipstaff.runtime import client, config, errors, logs
+from whipstaff.runtime import errors, logs
 
 _POLL = 0.1  # seconds between looks at a process
 _SERVE = 60.0  # seconds that a component may take to serve the first time
@@ -214,19 +215,9 @@ async def _first_failure_or(
             task.result()
 
 
-async def _prepare(place: layout.Layout) -> None:
-    """Give our components' users their rights; the namespaces for them appear after /readyz."""
-    deadline = time.monotonic() + _SERVE
-    async with client.Client(config.load(str(place.kubeconfig("admin")))) as api:
-        while True:
-            try:
-                await bootstrap.apply(api)
-            except errors.NotFound:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(_POLL)
-            else:
-                return
+async def _prepare(place: layout.Layout, loading: "asyncio.Task[types.ModuleType]") -> None:
+    """Give our components' users their rights."""
+    await (await loading).prepare(place.kubeconfig("admin"), timeout=_SERVE)
 
 
 async def supervise(place: layout.Layout) -> None:
@@ -236,7 +227,11 @@ async def supervise(place: layout.Layout) -> None:
         raise errors.StartupError(f"no cluster in {place.root}")
     pki = certificates.ensure(place.pki, datetime.datetime.now(datetime.UTC))
     table = components.table(planned.settings(place, pki))
-    supervisor = Supervisor(place, table, lambda: _prepare(place))
+    # The client takes half a second to import: while etcd and the apiserver start, not before.
+    loading = asyncio.create_task(
+        asyncio.to_thread(importlib.import_module, "whipstaff.cluster.bootstrap")
+    )
+    supervisor = Supervisor(place, table, lambda: _prepare(place, loading))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)

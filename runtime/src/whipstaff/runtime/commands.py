@@ -217,3 +217,7 @@ def _wants_tracebacks() -> bool:
     with contextlib.suppress(KeyError):
         return bool(sys.modules["whipstaff.runtime.logs"].enabled(4))
     return False
+
+
+if __name__ == "__main__":
+    main()

@@ -79,15 +79,17 @@ def started(command: list[str], log: pathlib.Path) -> Iterator[psutil.Process]:
     """Run a scheduler with its output in a file, and end it.
 
     Raises:
-        click.ClickException: it ended by itself; the message holds the end of its log.
+        click.ClickException: it ended by itself or stalled; the message holds the end of its log.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         yield psutil.Process(process.pid)
-        if process.poll() is not None:
-            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
-            raise click.ClickException(f"{command[0]} ended with {process.returncode}:\n{tail}")
+    except (TimeoutError, psutil.NoSuchProcess) as error:
+        ended = process.poll()
+        what = str(error) if ended is None else f"{command[0]} ended with exit code {ended}"
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
+        raise click.ClickException(f"{what}; its log ends with\n{tail}") from error
     finally:
         process.terminate()
         try:

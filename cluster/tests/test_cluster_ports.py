@@ -67,6 +67,14 @@ def test_a_cluster_gets_its_own_ports_again(tmp_path: pathlib.Path) -> None:
     assert ports.reserve(ledger, "one", {"etcd": usual}, now=1) == {"etcd": usual}
 
 
+def test_a_reservation_is_given_up(tmp_path: pathlib.Path) -> None:
+    ledger = tmp_path / "ports.json"
+    (usual,) = ports.scratch(1)
+    ports.reserve(ledger, "one", {"etcd": usual}, now=0)
+    ports.release(ledger, "one", now=1)
+    assert ports.reserve(ledger, "two", {"etcd": usual}, now=2) == {"etcd": usual}
+
+
 def test_a_reservation_ends(tmp_path: pathlib.Path) -> None:
     ledger = tmp_path / "ports.json"
     (usual,) = ports.scratch(1)

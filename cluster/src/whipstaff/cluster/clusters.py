@@ -40,7 +40,7 @@ from whipstaff.runtime import client, config, errors, objects, resources
 
 _POLL = 0.05
 _SUPERVISOR_GRACE = 60.0  # seconds in which it ends all components, one wave after another
-_LEFTOVER_GRACE = 5.0
+_LEFTOVER_GRACE = 2.0
 _SETTLE = 30.0  # seconds that a running cluster's components may take to serve again
 _EXAMPLE = 30.0
 
@@ -216,6 +216,8 @@ def _start(
         _end_supervisor(state.State.load(place), None)
         _end_leftovers(place, None)
         raise
+    finally:
+        ports.release(_ledger(), str(place.root), time.time())
     if options.update_kubeconfig:
         planned = _add_context(place, planned, show)
     return planned
@@ -223,8 +225,11 @@ def _start(
 
 def _ports(place: layout.Layout, before: plan.Plan | None) -> components.Ports:
     preferred = dataclasses.asdict(before.ports if before else components.Ports())
-    ledger = layout.cache_dir() / "ports.json"
-    return components.Ports(**ports.reserve(ledger, str(place.root), preferred, time.time()))
+    return components.Ports(**ports.reserve(_ledger(), str(place.root), preferred, time.time()))
+
+
+def _ledger() -> pathlib.Path:
+    return layout.cache_dir() / "ports.json"
 
 
 def _write_kubeconfigs(place: layout.Layout, settings: components.Settings) -> None:

@@ -10,7 +10,8 @@ import fcntl
 import pathlib
 import random
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import orjson
 import psutil
@@ -59,6 +60,24 @@ def reserve(
     Raises:
         StartupError: there aren't that many free ports.
     """
+    with _ledger(file, owner, now) as entries:
+        taken = {port for entry in entries for port in entry["ports"]}
+        picked: dict[str, int] = {}
+        for name, port in preferred.items():
+            picked[name] = pick(port, taken | set(picked.values()))
+        entries.append({"owner": owner, "until": now + _RESERVED, "ports": list(picked.values())})
+    return picked
+
+
+def release(file: pathlib.Path, owner: str, now: float) -> None:
+    """Forget what was reserved: by now the ports are in use, or never will be."""
+    with _ledger(file, owner, now):
+        pass
+
+
+@contextlib.contextmanager
+def _ledger(file: pathlib.Path, owner: str, now: float) -> Iterator[list[dict[str, Any]]]:
+    """The reservations of others that still hold, to be changed while nobody else does."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as ledger:
         fcntl.flock(ledger, fcntl.LOCK_EX)
@@ -68,14 +87,9 @@ def reserve(
             for entry in orjson.loads(ledger.read() or b"[]")
             if entry["until"] > now and entry["owner"] != owner
         ]
-        taken = {port for entry in entries for port in entry["ports"]}
-        picked: dict[str, int] = {}
-        for name, port in preferred.items():
-            picked[name] = pick(port, taken | set(picked.values()))
-        entries.append({"owner": owner, "until": now + _RESERVED, "ports": list(picked.values())})
+        yield entries
         ledger.truncate(0)
         ledger.write(orjson.dumps(entries))
-    return picked
 
 
 def scratch(count: int, rng: random.Random | None = None) -> list[int]:

@@ -44,6 +44,20 @@ def _birth(process: psutil.Process) -> str:
     return f"{boot}/{ticks}"
 
 
+def _is_over(process: psutil.Process) -> bool:
+    """Whether a process is dead and merely not reaped.
+
+    Not yet when only its first thread is: the others hold its ports until they have ended as well.
+    """
+    if process.status() != psutil.STATUS_ZOMBIE:
+        return False
+    tasks = pathlib.Path("/proc", str(process.pid), "task")
+    try:
+        return len(list(tasks.iterdir())) <= 1
+    except OSError:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A process that can be told from a later one with the same pid."""
@@ -60,7 +74,7 @@ class Identity:
         """The process, or None when it has ended or its pid belongs to another one."""
         try:
             found = psutil.Process(self.pid)
-            if _birth(found) != self.birth or found.status() == psutil.STATUS_ZOMBIE:
+            if _birth(found) != self.birth or _is_over(found):
                 return None
         except psutil.NoSuchProcess:
             return None

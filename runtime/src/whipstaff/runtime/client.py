@@ -235,6 +235,10 @@ class Client:
             query["fieldManager"] = field_manager
         elif kind == "apply":
             raise ValueError("server-side apply needs a field_manager")
+        if kind == "apply":
+            # What is in the path has to be in the body too, or nothing can be created.
+            identity = {"apiVersion": resource.api_version, "kind": resource.kind}
+            body = identity | body | {"metadata": {"name": name} | body.get("metadata", {})}
         if force:
             query["force"] = "true"
         path = resource.path(namespace, name, subresource)

@@ -91,7 +91,7 @@ class Informer:
         self._handlers: tuple[object, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._streaming = True
-        self._unseen: set[str] = set()
+        self._unseen: dict[str, None] = {}
         # (uid, resourceVersion) of what is stored: a transform may have pruned them away.
         self._marks: dict[str, tuple[str, str]] = {}
         self._progress = False
@@ -218,7 +218,7 @@ class Informer:
 
     async def _list(self) -> None:
         """Read everything page by page: for servers that can't stream it."""
-        self._unseen = self._store.keys()
+        self._unseen = dict.fromkeys(self._store.keys())
         listed = await self._client.list(
             self.resource,
             self._namespace,
@@ -236,7 +236,7 @@ class Informer:
         initial = not self.resource_version
         opened = 0.0
         if initial:
-            self._unseen = self._store.keys()
+            self._unseen = dict.fromkeys(self._store.keys())
         batches = self._client.watch_batches(
             self.resource,
             self._namespace,
@@ -287,7 +287,7 @@ class Informer:
         for key in self._unseen:
             self._take_out(key)
             turn = await _give_way(turn)
-        self._unseen = set()
+        self._unseen = {}
         self.resource_version = resource_version
         self._progress = True
         self._outage.over()
@@ -297,11 +297,11 @@ class Informer:
 
     def _put(self, key: str, raw: Object) -> None:
         """Take over an object as it is now, and tell the handlers what that means."""
-        self._unseen.discard(key)
+        self._unseen.pop(key, None)
         metadata = raw["metadata"]
         mark = (metadata.get("uid", ""), metadata.get("resourceVersion", ""))
         old, old_mark = self._store.get(key), self._marks.get(key)
-        if old is not None and mark == old_mark:
+        if old is not None and mark == old_mark and mark[1]:
             return
         new = self._pruned(key, raw)
         if old is not None and (new is None or old_mark is None or old_mark[0] != mark[0]):

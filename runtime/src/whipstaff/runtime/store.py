@@ -42,9 +42,9 @@ class Store:
         """The object; None if there is none."""
         return self._objects.get(key)
 
-    def keys(self) -> set[str]:
-        """All keys."""
-        return set(self._objects)
+    def keys(self) -> Values:
+        """All keys, in the order in which they came."""
+        return [*self._objects]
 
     def items(self) -> Items:
         """All keys with their objects."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -326,3 +327,69 @@ async def test_a_leader_that_cant_reach_the_api_server_gives_up_in_time(
             await asyncio.wait_for(leader.task, 2)
         assert leader.stopped_work.is_set()
         assert not leader.elector.is_leader
+
+
+# --- as a process ---
+
+COMPONENT = """
+import asyncio, sys
+import click
+from whipstaff.runtime import client, commands, config, leases
+
+async def work():
+    print("leading", flush=True)
+    await asyncio.sleep(60)
+
+async def run(kubeconfig, namespace):
+    async with client.Client(config.load(kubeconfig)) as api:
+        await leases.LeaderElector(
+            api, name="leader", namespace=namespace, identity="process",
+            lease_duration=1, renew_deadline=0.6, retry_period=0.1,
+        ).run(work)
+
+@commands.cli.command()
+@click.argument("kubeconfig")
+@click.argument("namespace")
+def lead(kubeconfig, namespace):
+    commands.run(lambda: run(kubeconfig, namespace))
+
+commands.main()
+"""
+
+
+async def _leading(plane: testing.ControlPlane, namespace: str) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", COMPONENT, "lead", str(plane.kubeconfig), namespace),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 10) == b"leading\n"
+    return process
+
+
+@pytest.mark.apiserver
+async def test_a_process_that_is_told_to_stop_gives_its_lease_back_and_exits_0(
+    apiserver: testing.ControlPlane, namespace: str
+) -> None:
+    process = await _leading(apiserver, namespace)
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 0
+    async with _client(apiserver) as connected:
+        assert (await _spec(connected, namespace)).get("holderIdentity", "") == ""
+
+
+@pytest.mark.apiserver
+async def test_a_process_that_loses_its_lease_says_so_in_a_line_and_exits_1(
+    apiserver: testing.ControlPlane, namespace: str
+) -> None:
+    process = await _leading(apiserver, namespace)
+    async with _client(apiserver) as connected:
+        await connected.patch(
+            resources.LEASES, "leader", {"spec": {"holderIdentity": "usurper"}}, namespace
+        )
+    _, err = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 1
+    assert err.decode().splitlines()[-1] == f"Error: lost the lease {namespace}/leader to usurper"
+    assert b"Traceback" not in err

@@ -171,6 +171,12 @@ async def test_without_anybody_to_ask_only_health_is_served() -> None:
         assert (await _get(server, "/nowhere"))[0] == 403
 
 
+async def test_without_an_authenticator_a_token_makes_nobody_more_than_anonymous() -> None:
+    rights = Rights(("system:anonymous", 'get path "/metrics"'))
+    async with serving.Server(secure=False, authorizer=rights) as server:
+        assert (await _get(server, "/metrics", headers={"Authorization": "Bearer good"}))[0] == 200
+
+
 async def test_refusals_are_in_the_apis_own_form() -> None:
     rights = Rights(("prometheus", 'get path "/metrics"'))
     async with serving.Server(secure=False, authenticator=Tokens(), authorizer=rights) as server:

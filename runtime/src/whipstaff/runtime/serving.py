@@ -236,15 +236,13 @@ class Server:
         return await handler(request)
 
     async def _user(self, request: web.Request) -> authorization.User | None:
-        """Who asks: anonymous without any credentials, None with wrong ones."""
+        """Who asks: anonymous without credentials that count here, None with wrong ones."""
         user = _user_by_certificate(request)
         if user is not None:
             return user
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        if self._authenticator is None or scheme.lower() != "bearer" or not token.strip():
             return authorization.ANONYMOUS
-        if self._authenticator is None:
-            return None
         try:
             return await self._authenticator.user_of(token.strip())
         except (errors.WhipstaffError, TimeoutError) as error:

@@ -29,7 +29,7 @@ Transform: TypeAlias = Callable[[Object], Object | None]
 key_of = objects.key
 
 FIRST_PAUSE = 0.2
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 # Handlers may keep the loop busy for this long before others get a turn.
 SLICE = 0.005
 # A stream that lasted this long or brought something was a good one.
@@ -345,15 +345,16 @@ class _Outage:
     def __init__(self, resource: str) -> None:
         self._resource = resource
         self._since = 0.0
-        self._said: set[str] = set()
+        self._said: set[type[Exception]] = set()
         self.reason = ""
 
     def note(self, error: errors.WhipstaffError) -> None:
         self.reason = str(error)
         if not self._said:
             self._since = time.monotonic()
-        if self.reason not in self._said:
-            self._said.add(self.reason)
+        # The reasons for no answer change from one attempt to the next and mean the same.
+        if type(error) not in self._said:
+            self._said.add(type(error))
             _log.warning("watch lost, trying again", resource=self._resource, error=self.reason)
 
     def over(self) -> None:

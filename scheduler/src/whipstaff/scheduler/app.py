@@ -313,6 +313,8 @@ async def run(
         client.Client(connection, user_agent=USER_AGENT) as side_api,
     ):
         await preflight.check(side_api, access(settings))
+        if missing := missing_plugins(settings):
+            _log.info("plugins that are not built yet", plugins=", ".join(missing))
         scheduler = Scheduler(settings, profiles, api, side_api)
         prometheus_client.REGISTRY.register(scheduler.metrics)
         try:

@@ -8,10 +8,8 @@ Answers to `cmd/kube-scheduler/app/options`. Left out: deprecated flags and feat
 
 import click
 
-from whipstaff.runtime import commands, config, flags, logs
+from whipstaff.runtime import commands, config, flags
 from whipstaff.scheduler import app, configuration, profile
-
-_log = logs.get("scheduler")
 
 
 @click.command("scheduler")
@@ -50,6 +48,4 @@ def command(
     )
     profiles = app.build_profiles(settings)
     connection = config.load(kubeconfig or settings.client_connection.kubeconfig)
-    if missing := app.missing_plugins(settings):
-        _log.info("plugins that are not built yet", plugins=", ".join(missing))
     commands.run(lambda: app.run(settings, profiles, connection, serving))

@@ -235,6 +235,16 @@ def test_a_flag_wins_over_the_file_and_a_default_doesnt(
     assert merged.resource_name == "from-file"
 
 
+def test_durations_are_judged_once_the_file_has_had_its_say(
+    parsed: Callable[..., dict[str, Any]],
+) -> None:
+    file = flags.LeaderElection(lease_duration=6, renew_deadline=4, retry_period=1)
+    flag = parsed("--leader-elect-lease-duration=5s")["leader_election"]
+    flag.over(file).validate()
+    with pytest.raises(errors.ConfigurationError):
+        flag.over(flags.LeaderElection()).validate()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -269,7 +279,7 @@ def test_values_that_dont_fit_together_are_a_configuration_error(
     parsed: Callable[..., dict[str, Any]], arguments: list[str]
 ) -> None:
     with pytest.raises(errors.ConfigurationError) as refusal:
-        parsed(*arguments)
+        parsed(*arguments)["leader_election"].validate()
     assert arguments[0].partition("=")[0] in str(refusal.value)
 
 

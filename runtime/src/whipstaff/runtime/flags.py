@@ -173,8 +173,8 @@ def logging_options(function: Decorated) -> Decorated:
 def leader_election_options(resource_name: str, *, leader_elect: bool = True) -> Decorator:
     """The ``--leader-elect*`` flags, as the keyword ``leader_election`` (a `LeaderElection`).
 
-    Raises, when the command runs:
-        errors.ConfigurationError: the durations don't fit together.
+    Whether its durations fit together shows when a configuration file has had its say: the command
+    calls `LeaderElection.validate` then.
     """
     usual = LeaderElection(leader_elect=leader_elect, resource_name=resource_name)
     duration = functools.partial(click.option, type=Duration(), show_default=True)
@@ -206,9 +206,7 @@ def leader_election_options(resource_name: str, *, leader_elect: bool = True) ->
     }  # fmt: skip
 
     def build(values: dict[str, Any], given: frozenset[str]) -> LeaderElection:
-        settings = LeaderElection(**values, given=given)
-        settings.validate()
-        return settings
+        return LeaderElection(**values, given=given)
 
     return _gathered("leader_election", "leader_elect_", options, build)
 

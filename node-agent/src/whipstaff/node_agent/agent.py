@@ -124,10 +124,29 @@ class Agent:
         await self.heartbeats.wait_registered()
         await self.source.informer.synced.wait()
 
-    def pods(self, node_name: str | None = None) -> list[Object]:
-        """The pods as the API last showed them, of one node or of all."""
+    def check_registered(self) -> None:
+        """Complain while a node isn't registered.
+
+        Raises:
+            RuntimeError: names how many aren't.
+        """
+        missing = sum(node.object is None for node in self.nodes.values())
+        if missing:
+            raise RuntimeError(f"{missing} of {len(self.nodes)} nodes aren't registered")
+
+    def check_synced(self) -> None:
+        """Complain while the pods haven't been read.
+
+        Raises:
+            RuntimeError: they haven't.
+        """
+        if not self.source.informer.synced.is_set():
+            raise RuntimeError("the pods haven't been read yet")
+
+    def packed_pods(self, node_name: str | None = None) -> list[bytes]:
+        """The pods as the API last showed them, as JSON, of one node or of all."""
         return [
-            worker.load()
+            worker.packed
             for worker in self.crew
             if node_name in {None, worker.node.name} and not worker.life.orphaned
         ]

@@ -28,9 +28,10 @@ from whipstaff.node_agent import (
     texts,
     timeline,
 )
-from whipstaff.runtime import logs, objects
+from whipstaff.runtime import events, objects
 
 Object = objects.Object
+EventType = events.EventType
 
 PASSED: Mapping[str, bool] = MappingProxyType({"startup": True, "readiness": True})
 
@@ -52,13 +53,16 @@ _METRIC_LABELS: Mapping[provider.Kind, str] = {
     "ephemeral": "ephemeral_container",
 }
 
-_log = logs.get("node_agent.execution")
+# The API wants one, the kubelet has none.
+_ACTION = "Syncing"
 
 
 class Recorder(Protocol):
     """What events are given to."""
 
-    def event(self, regarding: Object, kind: str, reason: str, action: str, note: str, /) -> None:
+    def event(
+        self, regarding: Object, kind: EventType, reason: str, action: str, note: str, /
+    ) -> None:
         """Report an event, some time."""
 
 
@@ -81,19 +85,22 @@ class Executor:
         self._killing: set[str] = set()
 
     def report(
-        self, pod: Object, kind: str, reason: str, note: str, container: str | None = None
+        self, pod: Object, kind: EventType, reason: str, note: str, container: str | None = None
     ) -> None:
         """Report an event about a pod or one of its containers."""
         metadata = pod["metadata"]
+        # Without its resourceVersion, so that what happens again counts as one series.
         regarding: Object = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {k: metadata[k] for k in ("name", "namespace", "uid", "resourceVersion")},
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
         }
         found = containers.find(pod["spec"], container) if container is not None else None
         if found is not None:
             regarding["fieldPath"] = f"{_FIELD_PATHS[found[0]]}{{{container}}}"
-        self._recorder.event(regarding, kind, reason, "", note)
+        self._recorder.event(regarding, kind, reason, _ACTION, note)
 
     async def execute(
         self, pod: Object, life: lifecycle.Life, operation: lifecycle.Operation
@@ -193,7 +200,7 @@ class Executor:
         operation: steps.StartContainer,
         definition: Object,
     ) -> provider.RuntimeContainer:
-        def report(kind: str, reason: str, note: str) -> None:
+        def report(kind: EventType, reason: str, note: str) -> None:
             self.report(pod, kind, reason, note, operation.name)
 
         with self._timed("pull_image"):

@@ -291,7 +291,9 @@ class Heartbeats:
     def _announce(self, node: nodes.Node, reason: str) -> None:
         assert node.object is not None
         note = f"Node {node.name} status is now: {reason}"
-        self._recorder.event(node.object, "Normal", reason, "", note)
+        metadata = node.object["metadata"]
+        regarding = {"apiVersion": "v1", "kind": "Node"} | {k: metadata[k] for k in ("name", "uid")}
+        self._recorder.event(regarding, "Normal", reason, "Heartbeat", note)
 
     # The runtime.
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from whipstaff.node_agent import container_statuses, containers, provider, texts
-from whipstaff.runtime import objects
+from whipstaff.runtime import events, objects
 
 Object = objects.Object
-Report = Callable[[str, str, str], None]
+Report = Callable[[events.EventType, str, str], None]
 
 PULL_ERROR = "ErrImagePull"
 # How long the error of a pull is shown before it is replaced by that of its back-off.

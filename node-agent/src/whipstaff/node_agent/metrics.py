@@ -12,79 +12,66 @@ import prometheus_client
 _STARTUP = (0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900)
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-REGISTRY = prometheus_client.CollectorRegistry()
-
 nodes = prometheus_client.Gauge(
     "whipstaff_node_agent_nodes",
     "Number of nodes of this process, by whether they are registered",
     ["registered"],
-    registry=REGISTRY,
 )
 desired_pods = prometheus_client.Gauge(
-    "kubelet_desired_pods", "Pods bound to the nodes of this process", registry=REGISTRY
+    "kubelet_desired_pods", "Pods bound to the nodes of this process"
 )
 running_pods = prometheus_client.Gauge(
-    "kubelet_running_pods", "Pods that have a running pod sandbox", registry=REGISTRY
+    "kubelet_running_pods", "Pods that have a running pod sandbox"
 )
 running_containers = prometheus_client.Gauge(
-    "kubelet_running_containers", "Containers by their state", ["container_state"],
-    registry=REGISTRY,
+    "kubelet_running_containers", "Containers by their state", ["container_state"]
 )  # fmt: skip
 pod_start_duration = prometheus_client.Histogram(
     "kubelet_pod_start_duration_seconds",
     "From the agent seeing a pod for the first time to the pod being running",
     buckets=_STARTUP,
-    registry=REGISTRY,
 )
 pod_start_total_duration = prometheus_client.Histogram(
     "kubelet_pod_start_total_duration_seconds",
     "From the creation of a pod to its running status being in the API",
     buckets=_STARTUP,
-    registry=REGISTRY,
 )
 pod_status_sync_duration = prometheus_client.Histogram(
     "kubelet_pod_status_sync_duration_seconds",
     "From a new status to its being in the API",
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 45, 60),
-    registry=REGISTRY,
 )
-started_pods = prometheus_client.Counter(
-    "kubelet_started_pods", "Sandboxes made", registry=REGISTRY
-)
+started_pods = prometheus_client.Counter("kubelet_started_pods", "Sandboxes made")
 started_pods_errors = prometheus_client.Counter(
-    "kubelet_started_pods_errors", "Sandboxes that couldn't be made", registry=REGISTRY
+    "kubelet_started_pods_errors", "Sandboxes that couldn't be made"
 )
 started_containers = prometheus_client.Counter(
-    "kubelet_started_containers", "Containers started", ["container_type"], registry=REGISTRY
+    "kubelet_started_containers", "Containers started", ["container_type"]
 )
 started_containers_errors = prometheus_client.Counter(
     "kubelet_started_containers_errors",
     "Containers that couldn't be started",
     ["container_type", "code"],
-    registry=REGISTRY,
 )
 admission_rejections = prometheus_client.Counter(
-    "kubelet_admission_rejections", "Pods that were rejected", ["reason"], registry=REGISTRY
+    "kubelet_admission_rejections", "Pods that were rejected", ["reason"]
 )
 runtime_operations = prometheus_client.Histogram(
     "kubelet_runtime_operations_duration_seconds",
     "Calls of the provider",
     ["operation_type"],
     buckets=_DURATIONS,
-    registry=REGISTRY,
 )
 runtime_operations_errors = prometheus_client.Counter(
     "kubelet_runtime_operations_errors",
     "Calls of the provider that failed",
     ["operation_type"],
-    registry=REGISTRY,
 )
 status_writes = prometheus_client.Counter(
     "whipstaff_node_agent_status_writes",
     "Requests made to report pods",
     ["verb", "result"],
-    registry=REGISTRY,
 )
 lease_renewals = prometheus_client.Counter(
-    "whipstaff_node_agent_lease_renewals", "Leases renewed", ["result"], registry=REGISTRY
+    "whipstaff_node_agent_lease_renewals", "Leases renewed", ["result"]
 )

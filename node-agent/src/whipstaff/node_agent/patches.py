@@ -45,13 +45,25 @@ def pod_status(uid: str, api: Object, status: Object) -> Object | None:
     changes: Object = {}
     for field in _POD_FIELDS:
         old, new = api.get(field), status.get(field)
+        if old == new:
+            continue
         if field in _POD_MERGE_KEYS:
             _add_merged(
                 changes, field, _POD_MERGE_KEYS[field], _owned(field, old), _owned(field, new)
             )
-        elif old != new and (new is not None or old is not None):
+        else:
             changes[field] = new
     return {"metadata": {"uid": uid}, "status": changes} if changes else None
+
+
+def differs(api: Object, status: Object) -> bool:
+    """Whether `pod_status` would have something to say."""
+    return any(
+        old != new and _owned(field, old) != _owned(field, new)
+        if field in _POD_MERGE_KEYS
+        else old != new
+        for field, old, new in ((f, api.get(f), status.get(f)) for f in _POD_FIELDS)
+    )
 
 
 def node_status(api: Object, status: Object) -> Object | None:

@@ -34,7 +34,8 @@ def pack(pod: Object) -> Object:
     return {
         "metadata": known,
         "node": pod["spec"].get("nodeName", ""),
-        PACKED: orjson.dumps(pod),
+        # Copied, because orjson's own bytes keep the whole buffer that they were written into.
+        PACKED: bytes(memoryview(orjson.dumps(pod))),
     }
 
 

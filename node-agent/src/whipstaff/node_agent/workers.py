@@ -443,7 +443,7 @@ class Workers:
         if pending is None:
             worker.status_since = now
         shown = pending or pod.get("status") or {}
-        if patches.pod_status(worker.uid, shown, status) is not None:
+        if patches.differs(shown, status):
             worker.life.status = status
         if worker.life.status is not None or worker.may_be_deleted():
             self._reporter.put(worker)

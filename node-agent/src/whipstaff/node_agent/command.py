@@ -1,0 +1,187 @@
+"""`whipstaff node-agent`: the flags, and the checks that come before anything starts.
+
+No loop runs here but the process's own, which `app.run` fills. A flag wins over the configuration
+file; the file wins over the defaults. Whatever is wrong with either is one line and exit code 2.
+
+Answers to ``cmd/kubelet/app``. Leaves out the kubelet's deprecated flags and its own configuration
+file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import socket
+
+import click
+
+from whipstaff.node_agent import app, configuration, loading
+from whipstaff.runtime import commands, config, errors, flags
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+@click.command("node-agent")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="A NodeAgentConfiguration (whipstaff.io/v1alpha1).",
+)
+@flags.kubeconfig_option
+@click.option(
+    "--provider",
+    "provider_name",
+    required=True,
+    metavar="cri|simulated|MODULE:ATTRIBUTE",
+    help="What runs the containers.",
+)
+@click.option(
+    "--node-name",
+    metavar="NAME",
+    help="Name of the node, or with --nodes the prefix of their names. "
+    "[default: the host's name; with --nodes: node]",
+)
+@click.option(
+    "--nodes",
+    "count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Be N nodes, NAME-0 to NAME-(N-1), in this one process.",
+)
+@click.option(
+    "--node-ip",
+    metavar="IP[,IP]",
+    help="Addresses of the nodes, one a family. [default: the one that reaches the API server]",
+)
+@click.option("--node-labels", default="", metavar="K=V,...", help="Labels to register with.")
+@click.option(
+    "--register-with-taints", default="", metavar="K=V:EFFECT,...", help="Taints to register with."
+)
+@click.option(
+    "--pod-cidr",
+    default="",
+    metavar="CIDR",
+    help="Range for pod addresses, divided among the nodes. [default: the Nodes' own podCIDR]",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=10250,
+    show_default=True,
+    help="Port to serve HTTPS on; 0 doesn't serve.",
+)
+@click.option(
+    "--bind-address",
+    metavar="IP",
+    help="Address to serve on. [default: all; a loopback --node-ip: that]",
+)
+@click.option(
+    "--client-ca-file", type=_FILE, help="CA of client certificates. [default: the cluster's own]"
+)
+@click.option(
+    "--tls-cert-file", type=_FILE, help="Certificate to serve with. [default: a self-signed one]"
+)
+@click.option("--tls-private-key-file", type=_FILE, help="Private key of the certificate.")
+@click.option(
+    "--root-dir",
+    default="/var/lib/whipstaff",
+    show_default=True,
+    metavar="DIR",
+    help="Where a provider keeps what must outlive the agent.",
+)
+@click.option(
+    "--container-runtime-endpoint", default="", metavar="URL", help="The CRI socket (cri)."
+)
+@click.option("--cluster-dns", default="", metavar="IP", help="DNS server of the pods (cri).")
+@click.option(
+    "--cluster-domain",
+    default="cluster.local",
+    show_default=True,
+    metavar="DOMAIN",
+    help="DNS domain of the cluster (cri).",
+)
+@flags.logging_options
+def command(
+    config_file: str | None,
+    kubeconfig: str | None,
+    provider_name: str,
+    node_name: str | None,
+    count: int | None,
+    node_ip: str | None,
+    node_labels: str,
+    register_with_taints: str,
+    pod_cidr: str,
+    port: int,
+    bind_address: str | None,
+    client_ca_file: str | None,
+    tls_cert_file: str | None,
+    tls_private_key_file: str | None,
+    root_dir: str,
+    container_runtime_endpoint: str,
+    cluster_dns: str,
+    cluster_domain: str,
+) -> None:
+    """Be one or many nodes: run the pods that are bound to them through a provider."""
+    del cluster_dns, cluster_domain
+    settings = configuration.load(config_file)
+    settings = dataclasses.replace(
+        settings,
+        labels={**settings.labels, **configuration.parse_labels(node_labels)},
+        taints=[*settings.taints, *configuration.parse_taints(register_with_taints)],
+    )
+    if bool(tls_cert_file) != bool(tls_private_key_file):
+        raise errors.ConfigurationError(
+            "--tls-cert-file and --tls-private-key-file go together: give both or none"
+        )
+    make_provider = loading.find(provider_name)
+    connection = config.load(kubeconfig)
+    addresses = _addresses(node_ip) or [app.own_address(connection.server)]
+    plan = app.Plan(
+        node_names=_names(node_name, count),
+        settings=settings,
+        addresses=addresses,
+        pod_cidr=pod_cidr,
+        root_dir=root_dir,
+        endpoint=container_runtime_endpoint,
+        bind_address=_bind_address(bind_address, addresses),
+        port=port,
+        client_ca=client_ca_file,
+        certificate=tls_cert_file,
+        key=tls_private_key_file,
+    )
+    runtime = make_provider(plan.provider_options())
+    commands.run(lambda: app.run(plan, runtime, connection))
+
+
+def _names(name: str | None, count: int | None) -> tuple[str, ...]:
+    if count is None:
+        return (name or socket.gethostname().lower(),)
+    prefix = name or "node"
+    return tuple(f"{prefix}-{index}" for index in range(count))
+
+
+def _addresses(text: str | None) -> list[str]:
+    found: list[str] = []
+    families: set[int] = set()
+    for part in filter(None, (text or "").split(",")):
+        address = _address("--node-ip", part.strip())
+        if address.version in families:
+            raise errors.ConfigurationError(f"--node-ip: {part} is a second address of its family")
+        families.add(address.version)
+        found.append(str(address))
+    return found
+
+
+def _bind_address(text: str | None, addresses: list[str]) -> str:
+    if text is not None:
+        return str(_address("--bind-address", text))
+    own = ipaddress.ip_address(addresses[0])
+    return str(own) if own.is_loopback else "0.0.0.0"  # noqa: S104 (as the kubelet)
+
+
+def _address(flag: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise errors.ConfigurationError(f"{flag}: {text!r} is not an IP address") from error

@@ -60,7 +60,7 @@ def test_a_mistake_in_the_command_line_is_one_clear_line(
     assert said in err.splitlines()[-1]
     assert "Traceback" not in err
     assert "✓" not in out
-    assert not (home / ".kube").exists()
+    assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
 def test_a_damaged_kubeconfig_stops_up_before_anything_starts(
@@ -103,6 +103,7 @@ def test_a_cluster_of_another_version_can_be_taken_down(run: Run, home: pathlib.
     place = layout.Layout(home / "old")
     place.root.mkdir()
     place.plan.write_text('{"version": 0}')
+    place.state.write_text('{"version": 0}')
     assert run("up", "--data-dir", str(place.root))[0] == 2
     assert run("down", "--data-dir", str(place.root))[0] == 0
     assert not place.root.exists()

@@ -1,6 +1,7 @@
 """Whole clusters, through the command line: up, status, kills, down, and nothing left."""
 
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from whipstaff.cluster import binaries, layout, plan, ports, processes, state
+from whipstaff.cluster import binaries, certificates, layout, plan, ports, processes, state
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -154,8 +155,6 @@ def test_up_with_other_settings_says_which_and_refuses(running: Cluster) -> None
 
 def test_up_and_down_at_the_same_time_are_refused(running: Cluster) -> None:
     with running.place.busy.open("w") as lock:
-        import fcntl
-
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = running.run("down")
     assert done.returncode == 1
@@ -264,9 +263,22 @@ def test_a_component_that_cannot_start_is_one_clear_line_and_the_end_of_its_log(
     assert not cluster.user_kubeconfig.exists()
 
 
-def test_certificates_near_their_end_are_renewed(cluster: Cluster) -> None:
-    from whipstaff.cluster import certificates
+def test_nodes_come_up_and_an_example_shows_where_its_replicas_went(cluster: Cluster) -> None:
+    out = cluster.up("--nodes", "3", "--unsafe-no-fsync")
+    assert "3 Ready, simulated" in out
+    lines = out.partition("SCORE\n")[2].splitlines()[:6]
+    for pod, node, score in (line.split() for line in lines):
+        assert pod.startswith("hello-")
+        assert node in {"node-0", "node-1", "node-2"}
+        assert int(score) > 0
+    assert len({line.split()[0] for line in lines}) == 6
+    shown = {(line.split()[0], line.split()[1]) for line in lines}
+    pods = json.loads(cluster.kubectl("get", "pods", "-o", "json"))["items"]
+    assert shown == {(pod["metadata"]["name"], pod["spec"]["nodeName"]) for pod in pods}
+    assert cluster.status()["nodes"] == {"expected": 3, "ready": 3}
 
+
+def test_certificates_near_their_end_are_renewed(cluster: Cluster) -> None:
     cluster.place.pki.mkdir(parents=True)
     plan.Plan().save(cluster.place)
     almost_a_year_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=360)

@@ -15,9 +15,9 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -38,6 +38,7 @@ from whipstaff.cluster import (
 )
 from whipstaff.runtime import client, config, errors, objects, resources
 
+_T = TypeVar("_T")
 _POLL = 0.05
 _SUPERVISOR_GRACE = 60.0  # seconds in which it ends all components, one wave after another
 _LEFTOVER_GRACE = 2.0
@@ -88,6 +89,7 @@ def up(
                 planned = _add_context(place, planned, show)
             asyncio.run(_see(place, planned, dataclasses.replace(options, example=False), show))
             show.line(f"\nCluster {place.name} runs already ({_summary(planned)}).")
+            _warn_of_expiry(place, show)
         else:
             _refuse_strange_folder(place)
             _end_leftovers(place, running)
@@ -109,7 +111,8 @@ def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> b
     if not place.plan.exists():
         return False
     with _alone(place):
-        planned, running = _planned_or_none(place), state.State.load(place)
+        planned = _if_readable(plan.Plan.load, place)
+        running = _if_readable(state.State.load, place)
         with show.step("Processes") as step:
             ended = _end_supervisor(running, step) + _end_leftovers(place, running)
             step.result = f"{ended} ended" if ended else "none were running"
@@ -135,10 +138,8 @@ def _delete(place: layout.Layout) -> None:
     for folder in (place.etcd, place.logs, place.kubeconfigs, place.pki):
         if folder.exists():
             shutil.rmtree(folder)
-    for file in (place.state, place.lock, place.plan, place.busy):
+    for file in (place.state, place.lock, place.plan):
         file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        place.root.rmdir()
 
 
 @contextlib.contextmanager
@@ -151,13 +152,19 @@ def _alone(place: layout.Layout) -> Iterator[None]:
             raise errors.StartupError(
                 f"another `whipstaff up` or `down` is at work on {place.root}"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if not place.plan.exists():
+                place.busy.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it holds something that isn't ours
+                    place.root.rmdir()
 
 
-def _planned_or_none(place: layout.Layout) -> plan.Plan | None:
-    """The plan; a damaged one must not keep ``down`` from working."""
+def _if_readable(load: Callable[[layout.Layout], _T | None], place: layout.Layout) -> _T | None:
+    """What was written down; that it is damaged must not keep ``down`` from working."""
     try:
-        return plan.Plan.load(place)
+        return load(place)
     except errors.ConfigurationError:
         return None
 
@@ -166,7 +173,6 @@ def _refuse_strange_folder(place: layout.Layout) -> None:
     """A folder with contents that aren't a cluster must be a mistake, and is left alone."""
     strange = {found.name for found in place.root.iterdir()} - {place.busy.name}
     if strange and not place.plan.exists():
-        place.busy.unlink()
         raise errors.ConfigurationError(
             f"--data-dir: {place.root} holds {min(strange)!r} and no cluster: name a new folder"
         )
@@ -372,11 +378,18 @@ def _add_context(
     return changed
 
 
+def _warn_of_expiry(place: layout.Layout, show: progress.Progress) -> None:
+    expiry = certificates.expiry(place.pki / "apiserver.crt")
+    if expiry - datetime.datetime.now(datetime.UTC) < certificates.RENEW_BEFORE:
+        show.line(
+            f"Its certificates expire on {expiry:%Y-%m-%d}: `whipstaff down --keep-data` and "
+            "`whipstaff up` renew them."
+        )
+
+
 def _summary(planned: plan.Plan) -> str:
-    return (
-        f"Kubernetes {planned.spec.kubernetes_version}, {planned.spec.nodes} "
-        f"{planned.spec.provider} nodes, https://{ports.LOOPBACK}:{planned.ports.apiserver}"
-    )
+    nodes = f"{planned.spec.nodes} {planned.spec.provider}" if planned.spec.nodes else "no"
+    return f"Kubernetes {planned.spec.kubernetes_version}, {nodes} nodes, https://{ports.LOOPBACK}:{planned.ports.apiserver}"
 
 
 def _hints(place: layout.Layout, planned: plan.Plan, show: progress.Progress) -> None:

@@ -307,7 +307,13 @@ class ControlPlane:
         if self._leash is not None:
             self._leash.hold(process.identity)
         self._running[component.name] = process
-        self._wait(component.name, lambda: probes.failure(component.endpoint, component.health))
+        ask = functools.partial(
+            probes.failure,
+            component.endpoint,
+            component.health,
+            context=component.endpoint.context(),
+        )
+        self._wait(component.name, ask)
 
     def _missing(self, path: str) -> str | None:
         return probes.failure(self._endpoint(), path)

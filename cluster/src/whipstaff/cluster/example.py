@@ -38,7 +38,7 @@ def manifest() -> dict[str, Any]:
     container = {
         "name": NAME,
         "image": "registry.k8s.io/pause:3.10.2",
-        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+        "resources": {"requests": {"cpu": "250m", "memory": "256Mi"}},
     }
     return {
         "apiVersion": "apps/v1",

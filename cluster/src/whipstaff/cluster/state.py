@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from whipstaff.cluster import files, layout, processes
+from whipstaff.runtime import errors
 
 WAITING, STARTING, RUNNING, RESTARTING, FAILED = (
     "Waiting",
@@ -50,18 +51,26 @@ class State:
 
     @classmethod
     def load(cls, place: layout.Layout) -> "State | None":
-        """The state of a cluster, None where nothing was started (or all was ended)."""
+        """The state of a cluster, None where nothing was started (or all was ended).
+
+        Raises:
+            ConfigurationError: the file can't be understood.
+        """
         try:
             raw = orjson.loads(place.state.read_bytes())
+            return cls(
+                supervisor=processes.Identity(**raw["supervisor"]),
+                components=[
+                    Component(**{**record, "process": _identity(record["process"])})
+                    for record in raw["components"]
+                ],
+            )
         except FileNotFoundError:
             return None
-        return cls(
-            supervisor=processes.Identity(**raw["supervisor"]),
-            components=[
-                Component(**{**record, "process": _identity(record["process"])})
-                for record in raw["components"]
-            ],
-        )
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.ConfigurationError(
+                f"{place.state}: isn't of this version ({error}); `whipstaff down` first"
+            ) from None
 
     def save(self, place: layout.Layout) -> None:
         """Write the state."""

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import datetime
 import fcntl
+import functools
 import importlib
 import os
 import pathlib
@@ -173,8 +174,14 @@ class Supervisor:
     ) -> str | None:
         """Wait until it serves (None), or say why it doesn't."""
         deadline = time.monotonic() + _SERVE
+        ask = functools.partial(
+            probes.failure,
+            component.endpoint,
+            component.health,
+            context=component.endpoint.context(),
+        )
         while process.exit_status is None:
-            why = await asyncio.to_thread(probes.failure, component.endpoint, component.health)
+            why = await asyncio.to_thread(ask)
             if why is None:
                 return None
             if time.monotonic() > deadline:

@@ -369,6 +369,15 @@ async def test_a_get_gives_up_in_the_end(
     assert len(wire.requests) == 1 + len(client.GET_PAUSES) == 1 + len(pauses)
 
 
+async def test_a_get_that_took_long_to_get_no_answer_is_not_sent_again(
+    api: client.Client, wire: Wire, pauses: list[float]
+) -> None:
+    wire.script = [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"] * 2
+    with pytest.raises(errors.Unreachable, match="in time"):
+        await api.request("GET", "/slow", timeout=0.8)
+    assert (len(wire.requests), pauses) == (1, [])
+
+
 @pytest.mark.parametrize("warm", [False, True], ids=["new connection", "kept connection"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_a_write_whose_answer_is_lost_is_never_sent_twice(

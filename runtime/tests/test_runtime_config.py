@@ -288,12 +288,15 @@ async def test_a_certificate_renewed_in_its_file_is_used(
     connection = write(
         file, kubeconfig(user={"client-certificate": "tls.crt", "client-key": "tls.key"})
     )
-    first = await connection.headers()
-    assert connection.certificate == config.Certificate(str(pem), PEM, KEY)
+    first, certificate = await connection.headers(), connection.certificate
+    assert certificate == config.Certificate(str(pem), PEM, KEY)
+    pass_time(monkeypatch, config.FILE_PERIOD)
+    assert await connection.headers() is first
+    assert connection.certificate is certificate
     pem.write_bytes(OTHER_PEM)
     key.write_bytes(OTHER_KEY)
     assert await connection.headers() is first
-    pass_time(monkeypatch, config.FILE_PERIOD)
+    pass_time(monkeypatch, 2 * config.FILE_PERIOD)
     assert await connection.headers() is not first
     assert connection.certificate == config.Certificate(str(pem), OTHER_PEM, OTHER_KEY)
 

@@ -5,7 +5,7 @@ the rules for trying again: a request is sent a second time only when that can d
 
 - any request that the server says it didn't take up: 429 or 503 with Retry-After, or 401 when there
   are newer credentials to show;
-- a GET that got no answer.
+- a GET that got no answer, unless it took long to get none.
 
 A POST, PUT, PATCH or DELETE whose answer was lost is the caller's to think about
 (`errors.Unreachable`), since it may have run.
@@ -92,6 +92,7 @@ class Client:
         timeout: float = 30,
     ) -> None:
         self.connection = connection
+        self._timeout = timeout
         self.http = transport.Transport(
             connection, user_agent=user_agent, max_connections=max_connections, timeout=timeout
         )
@@ -401,6 +402,7 @@ class Client:
         target = _target(path, query)
         later = lost = 0
         renewed = False
+        patience = time.monotonic() + self._timeout / 2
         while True:
             if self._limit is not None:
                 await self._wait_turn(self._limit)
@@ -415,8 +417,9 @@ class Client:
                     headers=headers,
                     timeout=timeout,
                 )
-            except errors.Unreachable:
-                if method != "GET" or lost == len(GET_PAUSES):
+            except errors.Unreachable as error:
+                hopeless = isinstance(error, errors.Untrusted) or time.monotonic() > patience
+                if method != "GET" or hopeless or lost == len(GET_PAUSES):
                     raise
                 await asyncio.sleep(GET_PAUSES[lost])
                 lost += 1

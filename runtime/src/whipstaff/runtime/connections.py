@@ -145,13 +145,15 @@ class Connection:
             errors.ConfigurationError: the certificate and its key can't be used.
         """
         old = self._credentials
-        if fresh.certificate and self.tls and (old is None or fresh.certificate != old.certificate):
-            _load_certificate(self.tls, fresh.certificate)
-        # The headers' identity tells the client whether a request's credentials are still current.
-        same = old is not None and old.headers == fresh.headers
-        changed = old is not None and old.certificate != fresh.certificate
-        headers = old.headers if old is not None and same and not changed else fresh.headers
-        self._credentials = Credentials(headers, fresh.certificate, fresh.lifetime)
+        certificate, headers = fresh.certificate, fresh.headers
+        # What didn't change stays the same object: by that the client knows whether a request's
+        # credentials are still current, and whether its open connections are.
+        if old is not None and old.certificate == certificate:
+            certificate = old.certificate
+            headers = old.headers if old.headers == headers else headers
+        elif certificate is not None and self.tls is not None:
+            _load_certificate(self.tls, certificate)
+        self._credentials = Credentials(headers, certificate, fresh.lifetime)
         self._due = time.monotonic() + fresh.lifetime
 
 

@@ -17,27 +17,48 @@ from whipstaff.scheduler import evaluation, framework, pods, profile, snapshot
 
 INFEASIBLE = -1
 
+_NODE = framework.Reads.NODE.value
+_PODS = framework.Reads.PODS.value
+_IMAGES = framework.Reads.IMAGES.value
+_NO_ROWS = np.zeros(0, np.intp)
+
+
+def compact(rows: evaluation.Indices) -> framework.Rows:
+    """A single row as a slice: arrays are then viewed and not gathered, which costs a fifth."""
+    if len(rows) != 1:
+        return rows
+    row = int(rows[0])
+    return slice(row, row + 1)
+
 
 class _Changes:
     """Which rows changed since a version, by what of them did."""
 
     def __init__(self, cluster: snapshot.Snapshot, since: int) -> None:
-        self._nodes = np.flatnonzero(cluster.node_version > since)
+        self._nodes = _NO_ROWS
+        if cluster.last_node_version > since:
+            self._nodes = np.flatnonzero(cluster.node_version > since)
         self._pods = np.flatnonzero(cluster.pods_version > since)
         self.images = cluster.images_version > since
         self.rows = np.union1d(self._nodes, self._pods) if len(self._nodes) else self._pods
+        self._seen: dict[int, framework.Rows | None] = {}
 
-    def seen_by(self, reads: framework.Reads) -> framework.Rows | None:
+    def seen_by(self, reads: int) -> framework.Rows | None:
         """The rows about which a plugin's answer may have changed; None if there are none."""
-        if self.images and framework.Reads.IMAGES in reads:
+        if reads not in self._seen:
+            self._seen[reads] = self._find(reads)
+        return self._seen[reads]
+
+    def _find(self, reads: int) -> framework.Rows | None:
+        if self.images and reads & _IMAGES:
             return framework.ALL_ROWS
-        if framework.Reads.PODS in reads:
-            rows = self.rows if framework.Reads.NODE in reads else self._pods
-        elif framework.Reads.NODE in reads:
+        if reads & _PODS:
+            rows = self.rows if reads & _NODE else self._pods
+        elif reads & _NODE:
             rows = self._nodes
         else:
             return None
-        return rows if len(rows) else None
+        return compact(rows) if len(rows) else None
 
 
 class PodClass:
@@ -47,7 +68,7 @@ class PodClass:
         self._plugins = plugins
         self.state: framework.CycleState = {}
         self.pre_filtered: dict[str, evaluation.PreFilterAnswer] = {}
-        self.skipped: set[str] = set()
+        self.pre = evaluation.PreFiltered()
         self._size = -1
         self._version = -1
         self._columns: list[evaluation.FilterColumn] = []
@@ -58,6 +79,7 @@ class PodClass:
         self._raw: dict[str, framework.Int64s] = {}  # each (nodes,), of those that normalise
         self._weighted = np.zeros((0, 0), np.int64)  # (scorers, nodes)
         self._limits = np.zeros((0, 1), np.int64)  # (scorers, 1)
+        self._trusted = True
 
     def refresh(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
         """Brings everything up to date with the snapshot.
@@ -96,17 +118,18 @@ class PodClass:
         self.filtered = evaluation.Filtered(np.zeros(self._size, np.int8), self._columns)
         for index in range(len(self._columns)):
             self._filter(index, pod, cluster, framework.ALL_ROWS)
+        self.feasible_count = self._size
         self._combine(framework.ALL_ROWS)
         self._scorers = None
         self._score_everything(pod, cluster)
 
     def _update(self, pod: pods.PodInfo, cluster: snapshot.Snapshot, changes: _Changes) -> None:
-        combined: framework.Rows = changes.rows
+        combined: framework.Rows = compact(changes.rows)
         for index, entry in enumerate(self._plugins.filters):
             rows = changes.seen_by(entry.reads)
             if rows is not None:
                 self._filter(index, pod, cluster, rows)
-                if isinstance(rows, slice):
+                if rows is framework.ALL_ROWS:
                     combined = rows
         moved = self._combine(combined)
         if self._scorers is None:
@@ -118,7 +141,7 @@ class PodClass:
         self, index: int, pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
     ) -> None:
         entry = self._plugins.filters[index]
-        if not entry.kept or entry.name in self.skipped:
+        if not entry.kept or entry.name in self.pre.skipped:
             return
         question = entry.plugin.filter
         doing = evaluation.FILTER
@@ -129,14 +152,16 @@ class PodClass:
 
     def _combine(self, rows: framework.Rows) -> bool:
         """Works out `rejected_by` for some rows; whether any of them changed sides."""
+        if all(column.codes is None for column in self._columns):
+            return False
         rejected_by = self.filtered.rejected_by
-        before = rejected_by[rows]
-        after = np.zeros(len(before), np.int8)
+        after = np.zeros_like(rejected_by[rows])
         for index, column in enumerate(self._columns):
             evaluation.mark(after, column, index, rows)
-        moved = bool(((before == 0) != (after == 0)).any())
+        moved = bool(np.count_nonzero((rejected_by[rows] == 0) != (after == 0)))
         rejected_by[rows] = after
-        self.feasible_count = self._size - int(np.count_nonzero(rejected_by))
+        if moved:
+            self.feasible_count = self._size - int(np.count_nonzero(rejected_by))
         return moved
 
     def _score_everything(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
@@ -153,6 +178,7 @@ class PodClass:
         self._weighted = np.zeros((len(scorers), self._size), np.int64)
         weights = [[entry.weight] for entry in scorers]
         self._limits = np.array(weights, np.int64).reshape(-1, 1) * framework.MAX_NODE_SCORE
+        self._trusted = all(entry.shipped for entry in scorers)
         for index in range(len(scorers)):
             self._score(scorers, index, pod, cluster, framework.ALL_ROWS)
         self.total = np.zeros(self._size, np.int64)
@@ -168,7 +194,7 @@ class PodClass:
         changes: _Changes,
         moved: bool,
     ) -> None:
-        summed: framework.Rows = framework.ALL_ROWS if changes.images else changes.rows
+        summed: framework.Rows = framework.ALL_ROWS if changes.images else compact(changes.rows)
         stale = moved
         for index, entry in enumerate(scorers):
             rows = changes.seen_by(entry.reads)
@@ -218,8 +244,7 @@ class PodClass:
         """Adds the scores up for some rows."""
         feasible = self.filtered.rejected_by[rows] == 0
         weighted = self._weighted[:, rows]
-        wrong = (weighted < 0) | (weighted > self._limits)
-        if wrong.any():
+        if not self._trusted and ((weighted < 0) | (weighted > self._limits)).any():
             _refuse(scorers, weighted[:, feasible])
         total = weighted.sum(axis=0) if self._plugins.scorers else np.ones_like(feasible, np.int64)
         self.total[rows] = np.where(feasible, total, INFEASIBLE)

@@ -191,8 +191,7 @@ class Decider:
             if entry.kept:
                 answer = _ask_pre_filter(entry, known.state, pod, self._cluster)
                 known.pre_filtered[entry.plugin.name] = answer
-                if isinstance(answer, framework.Status) and answer.code == framework.Code.SKIP:
-                    known.skipped.add(entry.plugin.name)
+        known.pre = evaluation.pre_filter(iter(known.pre_filtered.items()))
         return known
 
     def _pre_filter(
@@ -203,16 +202,23 @@ class Decider:
         known: classes.PodClass | None,
     ) -> evaluation.PreFiltered:
         """Asks PreFilter plugins, or recalls what they answered for a pod like this one."""
-
-        def answers() -> Iterator[tuple[str, evaluation.PreFilterAnswer]]:
-            for entry in plugins.pre_filters:
-                name = entry.plugin.name
-                if known is not None and entry.kept:
-                    yield name, known.pre_filtered[name]
-                else:
-                    yield name, _ask_pre_filter(entry, state, pod, self._cluster)
-
-        return evaluation.pre_filter(answers())
+        answered: dict[str, evaluation.PreFilterAnswer] = {}
+        for entry in plugins.pre_filters:
+            if known is None or not entry.kept:
+                answer = _ask_pre_filter(entry, state, pod, self._cluster)
+                answered[entry.plugin.name] = answer
+                if _ends_pre_filter(answer):
+                    break
+        if known is not None:
+            if not any(answered.values()):
+                return known.pre
+            answered = {
+                entry.plugin.name: known.pre_filtered.get(
+                    entry.plugin.name, answered.get(entry.plugin.name)
+                )
+                for entry in plugins.pre_filters
+            }
+        return evaluation.pre_filter(iter(answered.items()))
 
     def _rejected(self, pre: evaluation.PreFiltered, status: framework.Status) -> Decision:
         rejectors = {status.plugin, *pre.named_by} - {""}
@@ -298,11 +304,13 @@ class Decider:
             if entry.kept or entry.name in pre.skipped:
                 continue
             before = filtered.rejected_by
-            rows = np.flatnonzero((before == 0) | (before > index + 1))
+            rows: framework.Rows = framework.ALL_ROWS
+            if np.count_nonzero(before):
+                rows = np.flatnonzero((before == 0) | (before > index + 1))
             verdict = evaluation.ask(
                 evaluation.FILTER, entry.name, entry.plugin.filter, state, pod, self._cluster, rows
             )
-            if verdict is None or not len(rows):
+            if verdict is None:
                 continue
             column = evaluation.FilterColumn()
             column.put(rows, size, verdict)
@@ -315,8 +323,8 @@ class Decider:
 
     def _pick(self, total: framework.Int64s) -> int:
         """One of the positions of the highest score."""
-        best = np.flatnonzero(total == total.max())
-        return int(best[self._rng.randrange(len(best))] if len(best) > 1 else best[0])
+        best = (total == total.max()).nonzero()[0]
+        return int(best[self._rng.randrange(len(best)) if len(best) > 1 else 0])
 
     def _chosen(
         self, feasible: evaluation.Indices, scored: evaluation.Scored, evaluated: int
@@ -373,6 +381,11 @@ def _ask_pre_filter(
     plugin = entry.plugin
     question = plugin.pre_filter
     return evaluation.ask(evaluation.PRE_FILTER, plugin.name, question, state, pod, cluster)
+
+
+def _ends_pre_filter(answer: evaluation.PreFilterAnswer) -> bool:
+    code = answer.code if isinstance(answer, framework.Status) else framework.Code.SUCCESS
+    return code == framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE
 
 
 def _nothing() -> evaluation.Filtered:

@@ -34,7 +34,7 @@ Int64s: TypeAlias = npt.NDArray[np.int64]
 Codes: TypeAlias = npt.NDArray[np.int8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Rows: TypeAlias = npt.NDArray[np.intp] | slice
-"""Rows of the snapshot: `ALL_ROWS`, or their indices. `column[rows]` works with both."""
+"""Rows of the snapshot: `ALL_ROWS`, another slice, or indices. `column[rows]` works with each."""
 
 ALL_ROWS = slice(None)
 
@@ -120,7 +120,7 @@ def reject(
     where: Mask, reason: str, code: Code = Code.UNSCHEDULABLE_AND_UNRESOLVABLE
 ) -> Verdict | None:
     """The verdict that rejects the rows set in `where`, all for one reason; None if none is set."""
-    if not where.any():
+    if not np.count_nonzero(where):  # several times as fast as any()
         return None
     return Verdict(where * np.int8(code), np.zeros(len(where), np.int64), ((reason,),))
 

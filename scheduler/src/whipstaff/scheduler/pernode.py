@@ -110,10 +110,11 @@ class NodeFilter:
         rows: framework.Rows,
     ) -> framework.Verdict | None:
         """Asks the plugin about each of `rows`."""
-        size = cluster.size_of(rows)
+        asked = _indices(rows, len(cluster))
+        size = len(asked)
         codes, reasons = np.zeros(size, np.int8), np.zeros(size, np.int64)
         texts: dict[tuple[str, ...], int] = {}
-        for index, row in enumerate(_indices(rows, size)):
+        for index, row in enumerate(asked):
             answer = self._plugin.filter_node(pod, NodeView(cluster, row))
             if answer is None:
                 continue
@@ -142,15 +143,13 @@ class NodeScore:
         rows: framework.Rows,
     ) -> framework.Int64s:
         """Asks the plugin about each of `rows`."""
-        size = cluster.size_of(rows)
-        scores = (
-            self._plugin.score_node(pod, NodeView(cluster, row)) for row in _indices(rows, size)
-        )
-        return np.fromiter(scores, np.int64, size)
+        asked = _indices(rows, len(cluster))
+        scores = (self._plugin.score_node(pod, NodeView(cluster, row)) for row in asked)
+        return np.fromiter(scores, np.int64, len(asked))
 
 
 def _indices(rows: framework.Rows, size: int) -> Sequence[int]:
     if isinstance(rows, slice):
-        return range(size)
+        return range(*rows.indices(size))
     indices: list[int] = rows.tolist()
     return indices

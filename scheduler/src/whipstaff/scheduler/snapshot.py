@@ -45,6 +45,7 @@ class Snapshot:
         self._capacity = capacity
         self._size = 0
         self.version = 0
+        self.last_node_version = 0
         self.images_version = 0
         """Grows when the number of nodes changes, or which of them hold which images."""
         self.names: list[str] = []
@@ -113,7 +114,10 @@ class Snapshot:
 
     @property
     def node_version(self) -> framework.Int64s:
-        """(nodes,): when the row's node last changed in anything but its heartbeat."""
+        """(nodes,): when the row's node last changed in anything but its heartbeat.
+
+        None is higher than `last_node_version`.
+        """
         return self._node_version[: self._size]
 
     @property
@@ -150,7 +154,7 @@ class Snapshot:
 
     def size_of(self, rows: framework.Rows) -> int:
         """How many rows `rows` means."""
-        return self._size if isinstance(rows, slice) else len(rows)
+        return len(range(*rows.indices(self._size))) if isinstance(rows, slice) else len(rows)
 
     def node(self, name: str) -> Object | None:
         """The raw node; None if it isn't known."""
@@ -218,7 +222,7 @@ class Snapshot:
             self._image_names[row] = images
             self.images_version = self.version
         self._nodes[row] = raw
-        self._node_version[row] = self.version
+        self._node_version[row] = self.last_node_version = self.version
 
     def remove_node(self, name: str) -> bool:
         """Forgets a node but not the pods on it; False if it wasn't known."""
@@ -240,6 +244,7 @@ class Snapshot:
         self.images_version = self.version
         if row != last:
             self._node_version[row] = self._pods_version[row] = self.version
+            self.last_node_version = self.version
         return True
 
     def _move(self, source: int, target: int) -> None:

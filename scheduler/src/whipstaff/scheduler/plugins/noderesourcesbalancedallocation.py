@@ -71,22 +71,34 @@ class NodeResourcesBalancedAllocation(framework.Plugin):
                 self._resources, pod.requests.held, cluster, rows, nonzero=False
             )
         )
-        present = np.array([usage.allocatable != 0 for usage in found], np.bool_)
-        present = present.reshape(len(found), size)  # (resources, rows)
-        if present.all():
+        if all(usage.present is None for usage in found):
             balance = _balance_gained(found, size)
         else:
-            balance = np.zeros(size, np.int64)
-            for pattern in np.unique(present, axis=1).T:
-                where = np.flatnonzero((present == pattern[:, np.newaxis]).all(axis=0))
-                kept = [_at(usage, where) for usage, has in zip(found, pattern, strict=True) if has]
-                balance[where] = _balance_gained(kept, len(where))
+            balance = _balance_by_pattern(found, size)
         return _HALF + (_HALF + balance) // 2
+
+
+def _balance_by_pattern(found: Sequence[resourceallocation.Usage], size: int) -> framework.Int64s:
+    """(rows,): as `_balance_gained`, over the resources that each node has."""
+    everywhere = np.ones(size, np.bool_)
+    present = np.array(
+        [everywhere if usage.present is None else usage.present for usage in found]
+    )  # (resources, rows)
+    balance = np.zeros(size, np.int64)
+    for pattern in np.unique(present, axis=1).T:
+        where = np.flatnonzero((present == pattern[:, np.newaxis]).all(axis=0))
+        kept = [_at(usage, where) for usage, has in zip(found, pattern, strict=True) if has]
+        balance[where] = _balance_gained(kept, len(where))
+    return balance
 
 
 def _at(usage: resourceallocation.Usage, where: npt.NDArray[np.intp]) -> resourceallocation.Usage:
     return resourceallocation.Usage(
-        usage.weight, usage.allocated[where], usage.requested[where], usage.allocatable[where]
+        usage.weight,
+        usage.allocated[where],
+        usage.requested[where],
+        usage.allocatable[where],
+        None,
     )
 
 

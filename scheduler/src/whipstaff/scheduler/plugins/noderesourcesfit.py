@@ -120,20 +120,23 @@ class NodeResourcesFit(framework.Plugin):
         """
         full = cluster.pod_counts[rows] >= cluster.allowed_pods[rows]
         reasons = [TOO_MANY_PODS]
+        rejects = bool(np.count_nonzero(full))
         bits = full.astype(np.int64)
         hopeless = np.zeros(len(bits), np.bool_)
         for name, amount in self._demands(pod.requests.asked):
             column = cluster.column_of(name)
             if column is None:
-                short = never = np.ones(len(bits), np.bool_)
+                allocatable = free = np.zeros(len(bits), np.int64)
             else:
                 allocatable = cluster.allocatable[rows, column]
-                short = amount > allocatable - cluster.requested[rows, column]
-                never = amount > allocatable
-            bits |= short.astype(np.int64) << len(reasons)
-            hopeless |= short & never
+                free = allocatable - cluster.requested[rows, column]
+            short = free < amount
+            if np.count_nonzero(short):
+                rejects = True
+                bits |= short.astype(np.int64) << len(reasons)
+                hopeless |= short & (allocatable < amount)
             reasons.append(f"Insufficient {name}")
-        if not bits.any():
+        if not rejects:
             return None
         codes = np.where(bits != 0, np.int8(framework.Code.UNSCHEDULABLE), np.int8(0))
         codes[hopeless] = framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE
@@ -185,10 +188,10 @@ class NodeResourcesFit(framework.Plugin):
             utilization = np.where(
                 over,
                 _MAX_UTILIZATION,
-                usage.requested * _MAX_UTILIZATION // resourceallocation.divisor(usage.allocatable),
+                usage.requested * _MAX_UTILIZATION // usage.allocatable,
             )
             scores = self._ratio_scores[utilization]
-            counts = (usage.allocatable != 0) & (scores > 0)
+            counts = scores > 0 if usage.present is None else usage.present & (scores > 0)
             total += usage.weight * np.where(counts, scores, 0)
             weights += usage.weight * counts
         return round_half_away(total / np.maximum(weights, 1))
@@ -196,13 +199,14 @@ class NodeResourcesFit(framework.Plugin):
 
 def _least_allocated(usage: resourceallocation.Usage) -> framework.Int64s:
     free = usage.allocatable - usage.requested
-    share = free * framework.MAX_NODE_SCORE // resourceallocation.divisor(usage.allocatable)
-    return np.where(free < 0, 0, share)
+    # Rounded down and not towards zero where nothing is free, which the maximum makes good.
+    scores: framework.Int64s = np.maximum(free * framework.MAX_NODE_SCORE // usage.allocatable, 0)
+    return scores
 
 
 def _most_allocated(usage: resourceallocation.Usage) -> framework.Int64s:
     used = np.minimum(usage.requested, usage.allocatable)
-    return used * framework.MAX_NODE_SCORE // resourceallocation.divisor(usage.allocatable)
+    return used * framework.MAX_NODE_SCORE // usage.allocatable
 
 
 def ratio_scores(shape: Sequence[tuple[int, int]]) -> framework.Int64s:

@@ -40,7 +40,8 @@ class Usage:
     weight: int
     allocated: framework.Int64s  # by the pods there
     requested: framework.Int64s  # by the pods there and the one that is to come
-    allocatable: framework.Int64s  # 0 where the node hasn't got it: it doesn't count there
+    allocatable: framework.Int64s  # 1 where the node hasn't got it, fit to divide by
+    present: framework.Mask | None  # where the node has got it; None: everywhere
 
 
 def usages(
@@ -66,7 +67,11 @@ def usages(
             allocated = cluster.nonzero_requested[rows, column]
         else:
             allocated = cluster.requested[rows, column]
-        yield Usage(resource.weight, allocated, allocated + amount, allocatable)
+        present = None
+        if np.count_nonzero(allocatable) < len(allocatable):
+            present = allocatable != 0
+            allocatable = np.maximum(allocatable, 1)
+        yield Usage(resource.weight, allocated, allocated + amount, allocatable, present)
 
 
 def weighted_mean(scores: Iterator[tuple[Usage, framework.Int64s]], size: int) -> framework.Int64s:
@@ -75,19 +80,16 @@ def weighted_mean(scores: Iterator[tuple[Usage, framework.Int64s]], size: int) -
     0 where a node has none of them.
     """
     total = np.zeros(size, np.int64)
-    weights = np.zeros(size, np.int64)
+    everywhere = 0
+    here: framework.Int64s | None = None
     for usage, score in scores:
-        present = usage.allocatable != 0
-        if present.all():
-            total += usage.weight * score
-            weights += usage.weight
+        if usage.present is None:
+            total += score * usage.weight
+            everywhere += usage.weight
         else:
-            total += usage.weight * np.where(present, score, 0)
-            weights += usage.weight * present
-    mean: framework.Int64s = total // np.maximum(weights, 1)
-    return mean
-
-
-def divisor(allocatable: framework.Int64s) -> framework.Int64s:
-    """`allocatable` fit to divide by; where it is 0 the quotient isn't used."""
-    return np.maximum(allocatable, 1)
+            total += np.where(usage.present, score, 0) * usage.weight
+            weights = usage.present * np.int64(usage.weight)
+            here = weights if here is None else here + weights
+    if here is None:
+        return total // max(everywhere, 1)
+    return total // np.maximum(here + everywhere, 1)

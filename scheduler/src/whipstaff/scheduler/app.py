@@ -10,6 +10,7 @@ Answers to `cmd/kube-scheduler/app/server.go`. Left out: /debug/pprof, /metrics/
 
 import asyncio
 import contextlib
+import gc
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -121,9 +122,10 @@ def missing_plugins(settings: configuration.Configuration) -> list[str]:
 
 
 class Scheduler:
-    """One scheduler process's parts. `api` is for its work, `lease_api` for events and leases.
+    """One scheduler process's parts. `api` is for its work, `side_api` for events and leases.
 
-    Two clients, so that a thousand bindings can't keep the lease from being renewed.
+    Two clients, so that a thousand bindings can't keep the lease from being renewed. `synced` is
+    called when everything that there is has been read.
     """
 
     def __init__(
@@ -132,8 +134,11 @@ class Scheduler:
         profiles: Mapping[str, profile.Profile],
         api: client.Client,
         side_api: client.Client,
+        *,
+        synced: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._synced = synced
         self._cluster = snapshot.Snapshot()
         self._measured = metrics.Metrics()
         self._ring = decisions.Decisions()
@@ -228,6 +233,7 @@ class Scheduler:
         self._watch()
         await self._nodes.wait_synced()
         await self._pods.wait_synced()
+        self._synced()
         _log.info("scheduling", nodes=len(self._cluster), pods=self._cluster.pod_count)
         try:
             async with asyncio.TaskGroup() as working:
@@ -315,7 +321,7 @@ async def run(
         await preflight.check(side_api, access(settings))
         if missing := missing_plugins(settings):
             _log.info("plugins that are not built yet", plugins=", ".join(missing))
-        scheduler = Scheduler(settings, profiles, api, side_api)
+        scheduler = Scheduler(settings, profiles, api, side_api, synced=_settle_memory)
         prometheus_client.REGISTRY.register(scheduler.metrics)
         try:
             async with _server(scheduler, side_api, served):
@@ -364,6 +370,17 @@ def _elector(settings: flags.LeaderElection, api: client.Client) -> leases.Leade
         renew_deadline=settings.renew_deadline,
         retry_period=settings.retry_period,
     )
+
+
+def _settle_memory() -> None:
+    """Spares the garbage collector the objects that stay.
+
+    The cluster is a million small objects without cycles. Looking through them all again and again
+    takes an eighth of the scheduler's time, in pauses of a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _follow(task: asyncio.Task[None]) -> None:

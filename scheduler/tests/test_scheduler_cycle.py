@@ -1,0 +1,409 @@
+"""The cycle by itself: what it decides when, and what becomes of each attempt."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+
+from whipstaff.scheduler import (
+    binder,
+    cluster_state,
+    cycle,
+    decision,
+    decisions,
+    framework,
+    metrics,
+    pods,
+    profile,
+    queue,
+    queueing_hints,
+    snapshot,
+)
+
+Object = dict[str, Any]
+
+NAME = "whipstaff"
+
+
+class Clock:
+    """A clock that goes on by a millisecond whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        self.time += 0.001
+        return self.time
+
+
+class Notes:
+    """Stands in for the event recorder and for the writer of conditions."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+        self.conditions: list[tuple[str, str, str]] = []
+        self.dropped: list[str] = []
+
+    def event(self, regarding: Object, _: str, reason: str, __: str, note: str) -> None:
+        self.events.append((regarding["metadata"]["name"], reason, note))
+
+    def set(self, pod: pods.PodInfo, reason: str, message: str) -> None:
+        self.conditions.append((pod.name, reason, message))
+
+    def drop(self, uid: str) -> None:
+        self.dropped.append(uid)
+
+
+class Bindings:
+    """Stands in for the binder: has room for some bindings and keeps them."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.free = room
+        self.started: list[binder.Binding] = []
+        self.freed = asyncio.Event()
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.started) < self.free
+
+    async def room(self) -> None:
+        while not self.has_room:
+            await self.freed.wait()
+
+    def start(self, binding: binder.Binding) -> None:
+        self.started.append(binding)
+
+
+class Fault(framework.Plugin):
+    """Fails for pods that ask for it, in one of two ways."""
+
+    name: ClassVar[str] = "Fault"
+
+    def pre_filter(self, state: Any, pod: pods.PodInfo, cluster: Any) -> None:
+        if "refuse" in pod.labels:
+            raise framework.PluginError(self.name, "the oracle is silent")
+        if "crash" in pod.labels:
+            raise ZeroDivisionError("division by zero")
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.cluster = snapshot.Snapshot()
+        self.notes = Notes()
+        self.measured = metrics.Metrics()
+        self.ring = decisions.Decisions()
+        self.ready = asyncio.Event()
+        usual = profile.default_profile(NAME)
+        by_name = {name: plugin for name, plugin in usual.plugins.items() if name != "Unsupported"}
+        points = {**usual.points, "preFilter": (*usual.points["preFilter"], "Fault")}
+        by_name["Fault"] = Fault()
+        built = profile.Profile(NAME, points, usual.weights, by_name)
+        self.waiting = queue.SchedulingQueue(
+            now=self.clock,
+            sort_key=built.queue_sort.sort_key,
+            interests={NAME: queueing_hints.interests(built.plugins)},
+            wake=self.ready.set,
+        )
+        self.watched: dict[str, Object] = {}
+        self.cycle = cycle.Cycle(
+            waiting=self.waiting,
+            ready=self.ready,
+            cluster=self.cluster,
+            decider=decision.Decider(self.cluster, random.Random(1)),
+            profiles={NAME: built},
+            latest=self.watched.get,
+            recorders={NAME: self.notes},  # type: ignore[dict-item]
+            conditions=self.notes,  # type: ignore[arg-type]
+            ring=self.ring,
+            measured=self.measured,
+            now=self.clock,
+        )
+        self.pods = cluster_state.PodHandler(self.cluster, self.waiting, [NAME])
+        self.nodes = cluster_state.NodeHandler(self.cluster, self.waiting)
+
+    def node(self, name: str, cpu: str = "4") -> None:
+        room = {"cpu": cpu, "memory": "8Gi", "pods": "2000"}
+        self.nodes.on_add({"metadata": {"name": name}, "status": {"allocatable": room}})
+
+    def pod(self, name: str, **settings: Any) -> Object:
+        raw = raw_pod(name, **settings)
+        self.watched[f"default/{name}"] = raw
+        self.pods.on_add(raw)
+        return raw
+
+    def settle(self, binding: binder.Binding, outcome: binder.Outcome, reason: str = "") -> None:
+        self.cycle.settled(binding, binder.Settlement(outcome, reason))
+
+    async def run(self, bindings: Bindings, until: Callable[[], bool]) -> None:
+        running = asyncio.create_task(self.cycle.run(bindings))  # type: ignore[arg-type]
+        async with asyncio.timeout(2):
+            while not until():
+                await asyncio.sleep(0)
+                if running.done():
+                    running.result()
+        running.cancel()
+
+
+def raw_pod(
+    name: str, *, cpu: str = "100m", labels: Object | None = None, version: int = 1, **extra: Any
+) -> Object:
+    metadata = {
+        "name": name,
+        "namespace": "default",
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+        "labels": labels or {},
+        **extra,
+    }
+    container = {"name": "main", "image": "nginx", "resources": {"requests": {"cpu": cpu}}}
+    spec = {"schedulerName": NAME, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {}}
+
+
+def on_node(raw: Object, node: str) -> Object:
+    metadata = {**raw["metadata"], "resourceVersion": "9"}
+    return {**raw, "metadata": metadata, "spec": {**raw["spec"], "nodeName": node}}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# When it decides.
+
+
+async def test_a_slice_ends_so_that_others_get_their_turn(world: World) -> None:
+    world.node("node-a", cpu="64")
+    for number in range(50):
+        world.pod(f"pod-{number}")
+    bindings = Bindings()
+    seen = []
+    running = asyncio.create_task(world.cycle.run(bindings))  # type: ignore[arg-type]
+    while len(bindings.started) < 50:
+        await asyncio.sleep(0)
+        seen.append(len(bindings.started))
+    running.cancel()
+    # The clock moves by milliseconds here, a slice is five of them.
+    assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 3
+
+
+async def test_nothing_is_decided_ahead_of_the_binder(world: World) -> None:
+    world.node("node-a", cpu="64")
+    for number in range(20):
+        world.pod(f"pod-{number}")
+    bindings = Bindings(room=5)
+    await world.run(bindings, lambda: len(bindings.started) == 5)
+    assert world.cluster.assumed_count == 5
+    assert world.waiting.lengths()["active"] == 15
+
+
+async def test_each_decision_sees_the_ones_before(world: World) -> None:
+    for name in ("node-a", "node-b"):
+        world.node(name, cpu="1")
+    for number in range(3):
+        world.pod(f"pod-{number}", cpu="800m")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(world.notes.conditions))
+    assert sorted(binding.node for binding in bindings.started) == ["node-a", "node-b"]
+    [(name, reason, message)] = world.notes.conditions
+    assert (name, reason) == ("pod-2", "Unschedulable")
+    assert message == "0/2 nodes are available: 2 Insufficient cpu."
+    assert world.ring.view(name="pod-2")[0]["message"] == message
+
+
+async def test_a_pod_on_its_way_out_is_skipped(world: World) -> None:
+    world.node("node-a")
+    world.pod("doomed", deletionTimestamp="2026-01-01T00:00:00Z")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(world.notes.events))
+    assert world.notes.events == [
+        ("doomed", "FailedScheduling", "skip schedule deleting pod: default/doomed")
+    ]
+    assert not bindings.started
+    assert sum(world.waiting.lengths().values()) == 0
+
+
+async def test_a_pod_that_is_placed_already_is_skipped(world: World) -> None:
+    world.node("node-a")
+    raw = world.pod("web")
+    world.cluster.add_pod(pods.PodInfo.from_object(on_node(raw, "node-a")))
+    bindings = Bindings()
+    await world.run(bindings, lambda: not world.waiting.lengths()["active"])
+    assert not bindings.started
+    assert not world.notes.events
+
+
+# What becomes of an attempt.
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("refuse", "the oracle is silent"), ("crash", "division by zero")],
+)
+async def test_a_failing_plugin_costs_one_pod_its_attempt(
+    world: World, label: str, message: str
+) -> None:
+    world.node("node-a")
+    world.pod("odd", labels={label: "yes"})
+    world.pod("even")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))
+    assert [binding.pod.name for binding in bindings.started] == ["even"]
+    [(name, reason, text)] = world.notes.conditions
+    assert (name, reason) == ("odd", "SchedulerError")
+    assert message in text
+    queued = world.waiting.get("default/odd")
+    assert queued is not None
+    assert (queued.place, queued.consecutive_errors) == (queue.BACKOFF, 1)
+    assert world.measured.attempts["error", NAME] == 1
+
+
+async def begin(world: World, *names: str) -> list[binder.Binding]:
+    for name in names:
+        world.pod(name)
+    bindings = Bindings()
+    await world.run(bindings, lambda: len(bindings.started) == len(names))
+    return bindings.started
+
+
+async def test_a_bound_pod_is_told_and_counted_until_the_watch_shows_it(world: World) -> None:
+    world.node("node-a")
+    [binding] = await begin(world, "web")
+    world.settle(binding, binder.Outcome.BOUND)
+    assert world.notes.events == [
+        ("web", "Scheduled", "Successfully assigned default/web to node-a")
+    ]
+    assert world.notes.dropped == ["uid-web"]
+    assert world.measured.attempts["scheduled", NAME] == 1
+    assert world.cluster.is_assumed("uid-web")
+    world.pods.on_update(world.watched["default/web"], on_node(binding.pod.raw, "node-a"))
+    assert not world.cluster.is_assumed("uid-web")
+    assert world.cluster.pod_count == 1
+
+
+async def test_a_refused_binding_goes_back_into_the_queue(world: World) -> None:
+    world.node("node-a")
+    [binding] = await begin(world, "web")
+    newer = raw_pod("web", labels={"newer": "yes"}, version=2)
+    world.watched["default/web"] = newer
+    world.settle(binding, binder.Outcome.REFUSED, "the webhook says no")
+    queued = world.waiting.get("default/web")
+    assert queued is not None
+    assert queued.pod.labels == {"newer": "yes"}
+    assert queued.place == queue.BACKOFF
+    assert world.notes.conditions == [("web", "SchedulerError", "the webhook says no")]
+    assert world.cluster.pod_count == 0
+
+
+@pytest.mark.parametrize("outcome", [binder.Outcome.TAKEN, binder.Outcome.GONE])
+async def test_a_pod_that_needs_us_no_more_gives_its_place_back(
+    world: World, outcome: binder.Outcome
+) -> None:
+    world.node("node-a", cpu="1")
+    [binding] = await begin(world, "web")
+    world.pod("next", cpu="950m")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(world.notes.conditions))
+    world.settle(binding, outcome)
+    assert world.waiting.get("default/web") is None
+    await world.run(bindings, lambda: bool(bindings.started))
+    assert bindings.started[0].pod.name == "next"
+    assert world.measured.attempts["error", NAME] == 0
+
+
+async def test_a_pod_that_is_gone_is_not_put_back(world: World) -> None:
+    world.node("node-a", cpu="1")
+    world.pod("big", cpu="2")
+    del world.watched["default/big"]
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(world.measured.attempts))
+    assert world.waiting.get("default/big") is None
+    assert not world.notes.conditions
+
+
+# What the watch says.
+
+
+async def test_an_assumed_pod_that_is_deleted_is_forgotten_at_once(world: World) -> None:
+    world.node("node-a", cpu="1")
+    await begin(world, "web")
+    world.pods.on_delete(world.watched["default/web"])
+    assert world.cluster.pod_count == 0
+
+
+async def test_an_assumed_pod_on_its_way_out_is_forgotten_and_not_queued(world: World) -> None:
+    world.node("node-a", cpu="1")
+    await begin(world, "web")
+    doomed = raw_pod("web", version=2, deletionTimestamp="2026-01-01T00:00:00Z")
+    world.pods.on_update(world.watched["default/web"], doomed)
+    assert world.cluster.pod_count == 0
+    assert world.waiting.get("default/web") is None
+
+
+async def test_a_change_of_an_assumed_pod_does_not_queue_it_again(world: World) -> None:
+    world.node("node-a")
+    await begin(world, "web")
+    changed = raw_pod("web", version=2, labels={"a": "b"})
+    world.pods.on_update(world.watched["default/web"], changed)
+    assert sum(world.waiting.lengths().values()) == 0
+    assert world.cluster.is_assumed("uid-web")
+
+
+async def test_the_watch_is_right_about_the_node(world: World) -> None:
+    for name in ("node-a", "node-b"):
+        world.node(name)
+    [binding] = await begin(world, "web")
+    other = "node-b" if binding.node == "node-a" else "node-a"
+    world.pods.on_update(world.watched["default/web"], on_node(binding.pod.raw, other))
+    assert [pod.name for pod in world.cluster.pods_on(other)] == ["web"]
+    assert not world.cluster.pods_on(binding.node)
+    world.settle(binding, binder.Outcome.TAKEN)
+    assert [pod.name for pod in world.cluster.pods_on(other)] == ["web"]
+
+
+async def test_others_pods_are_counted_but_not_queued(world: World) -> None:
+    world.node("node-a")
+    theirs = raw_pod("theirs")
+    theirs["spec"]["schedulerName"] = "somebody-else"
+    world.pods.on_add(theirs)
+    assert sum(world.waiting.lengths().values()) == 0
+    world.pods.on_update(theirs, on_node(theirs, "node-a"))
+    assert world.cluster.pod_count == 1
+    world.pods.on_delete(theirs)
+    assert world.cluster.pod_count == 0
+
+
+async def test_a_waiting_pod_that_somebody_else_binds_leaves_the_queue(world: World) -> None:
+    world.node("node-a")
+    raw = world.pod("web")
+    world.pods.on_update(raw, on_node(raw, "node-a"))
+    assert sum(world.waiting.lengths().values()) == 0
+    assert world.cluster.pod_count == 1
+
+
+async def test_a_pod_replaced_while_nobody_watched_is_two_pods(world: World) -> None:
+    world.node("node-a")
+    old = on_node(raw_pod("web"), "node-a")
+    world.pods.on_add(old)
+    new = raw_pod("web", version=2)
+    new["metadata"]["uid"] = "uid-new"
+    world.pods.on_update(old, new)
+    assert world.cluster.pod_count == 0
+    queued = world.waiting.get("default/web")
+    assert queued is not None
+    assert queued.uid == "uid-new"
+
+
+async def test_what_cannot_be_read_is_left_out_and_harms_nobody(world: World) -> None:
+    world.node("node-a", cpu="a lot")
+    world.pod("odd", cpu="much")
+    assert len(world.cluster) == 0
+    assert sum(world.waiting.lengths().values()) == 0
+    world.node("node-a")
+    world.pod("web")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))

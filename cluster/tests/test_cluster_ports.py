@@ -18,6 +18,10 @@ def listener(host: str = ports.LOOPBACK) -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+def nobody(_owner: str) -> bool:
+    return False
+
+
 def test_a_port_somebody_listens_on_is_not_free() -> None:
     with listener() as port:
         assert not ports.is_free(port)
@@ -54,8 +58,8 @@ def test_scratch_ports_are_different_and_below_the_ephemeral_range() -> None:
 def test_two_clusters_that_start_together_get_different_ports(tmp_path: pathlib.Path) -> None:
     ledger = tmp_path / "ports.json"
     (usual,) = ports.scratch(1)
-    first = ports.reserve(ledger, "one", {"etcd": usual, "peer": usual}, now=0)
-    second = ports.reserve(ledger, "two", {"etcd": usual}, now=1)
+    first = ports.reserve(ledger, "one", {"etcd": usual, "peer": usual}, now=0, lives=nobody)
+    second = ports.reserve(ledger, "two", {"etcd": usual}, now=1, lives=nobody)
     assert first["etcd"] == usual
     assert len({*first.values(), *second.values()}) == 3
 
@@ -63,23 +67,31 @@ def test_two_clusters_that_start_together_get_different_ports(tmp_path: pathlib.
 def test_a_cluster_gets_its_own_ports_again(tmp_path: pathlib.Path) -> None:
     ledger = tmp_path / "ports.json"
     (usual,) = ports.scratch(1)
-    assert ports.reserve(ledger, "one", {"etcd": usual}, now=0) == {"etcd": usual}
-    assert ports.reserve(ledger, "one", {"etcd": usual}, now=1) == {"etcd": usual}
+    assert ports.reserve(ledger, "one", {"etcd": usual}, now=0, lives=nobody) == {"etcd": usual}
+    assert ports.reserve(ledger, "one", {"etcd": usual}, now=1, lives=nobody) == {"etcd": usual}
 
 
 def test_a_reservation_is_given_up(tmp_path: pathlib.Path) -> None:
     ledger = tmp_path / "ports.json"
     (usual,) = ports.scratch(1)
-    ports.reserve(ledger, "one", {"etcd": usual}, now=0)
-    ports.release(ledger, "one", now=1)
-    assert ports.reserve(ledger, "two", {"etcd": usual}, now=2) == {"etcd": usual}
+    ports.reserve(ledger, "one", {"etcd": usual}, now=0, lives=nobody)
+    ports.release(ledger, "one")
+    assert ports.reserve(ledger, "two", {"etcd": usual}, now=2, lives=nobody) == {"etcd": usual}
+
+
+def test_the_ports_of_a_cluster_that_runs_stay_its_own(tmp_path: pathlib.Path) -> None:
+    ledger = tmp_path / "ports.json"
+    (usual,) = ports.scratch(1)
+    ports.reserve(ledger, "one", {"etcd": usual}, now=0, lives=nobody)
+    later = ports.reserve(ledger, "two", {"etcd": usual}, now=1000, lives=lambda o: o == "one")
+    assert later["etcd"] != usual
 
 
 def test_a_reservation_ends(tmp_path: pathlib.Path) -> None:
     ledger = tmp_path / "ports.json"
     (usual,) = ports.scratch(1)
-    ports.reserve(ledger, "one", {"etcd": usual}, now=0)
-    assert ports.reserve(ledger, "two", {"etcd": usual}, now=1000) == {"etcd": usual}
+    ports.reserve(ledger, "one", {"etcd": usual}, now=0, lives=nobody)
+    assert ports.reserve(ledger, "two", {"etcd": usual}, now=1000, lives=nobody) == {"etcd": usual}
 
 
 def test_the_holder_of_a_port_is_named() -> None:

@@ -116,6 +116,7 @@ def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> b
         with show.step("Processes") as step:
             ended = _end_supervisor(running, step) + _end_leftovers(place, running)
             step.result = f"{ended} ended" if ended else "none were running"
+        ports.release(_ledger(), str(place.root))
         if planned is not None:
             _remove_context(planned, show)
             if keep_data:
@@ -221,9 +222,8 @@ def _start(
     except BaseException:
         _end_supervisor(state.State.load(place), None)
         _end_leftovers(place, None)
+        ports.release(_ledger(), str(place.root))
         raise
-    finally:
-        ports.release(_ledger(), str(place.root), time.time())
     if options.update_kubeconfig:
         planned = _add_context(place, planned, show)
     return planned
@@ -231,7 +231,14 @@ def _start(
 
 def _ports(place: layout.Layout, before: plan.Plan | None) -> components.Ports:
     preferred = dataclasses.asdict(before.ports if before else components.Ports())
-    return components.Ports(**ports.reserve(_ledger(), str(place.root), preferred, time.time()))
+    reserved = ports.reserve(_ledger(), str(place.root), preferred, time.time(), _lives)
+    return components.Ports(**reserved)
+
+
+def _lives(root: str) -> bool:
+    """Whether there is a cluster with this data directory that runs."""
+    running = _if_readable(state.State.load, layout.Layout(pathlib.Path(root)))
+    return running is not None and running.supervised
 
 
 def _ledger() -> pathlib.Path:

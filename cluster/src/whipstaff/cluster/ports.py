@@ -10,7 +10,7 @@ import fcntl
 import pathlib
 import random
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -50,17 +50,28 @@ def pick(preferred: int, taken: Collection[int] = (), *, attempts: int = 1000) -
 
 
 def reserve(
-    file: pathlib.Path, owner: str, preferred: Mapping[str, int], now: float
+    file: pathlib.Path,
+    owner: str,
+    preferred: Mapping[str, int],
+    now: float,
+    lives: Callable[[str], bool],
 ) -> dict[str, int]:
-    """Pick a port for each name, none of them picked for another owner a moment ago.
+    """Pick a port for each name, none of them another owner's.
 
-    Two clusters that start at the same time see the same free ports, so what was picked is written
-    down in ``file`` for as long as a component may take to listen.
+    Two clusters that start at the same time see the same free ports, and so does one that starts
+    while a component of another is being restarted. So what was picked is written down.
+
+    Args:
+        file: the ledger, shared by all owners.
+        owner: for whom they are; what was reserved for it before is given up.
+        preferred: the usual port by name.
+        now: seconds since the epoch; a reservation lasts two minutes by itself ...
+        lives: ... and for as long as this says that its owner is in use.
 
     Raises:
         StartupError: there aren't that many free ports.
     """
-    with _ledger(file, owner, now) as entries:
+    with _ledger(file, owner, now, lives) as entries:
         taken = {port for entry in entries for port in entry["ports"]}
         picked: dict[str, int] = {}
         for name, port in preferred.items():
@@ -69,14 +80,16 @@ def reserve(
     return picked
 
 
-def release(file: pathlib.Path, owner: str, now: float) -> None:
-    """Forget what was reserved: by now the ports are in use, or never will be."""
-    with _ledger(file, owner, now):
+def release(file: pathlib.Path, owner: str) -> None:
+    """Give up what was reserved for ``owner``."""
+    with _ledger(file, owner, 0, lambda _: True):
         pass
 
 
 @contextlib.contextmanager
-def _ledger(file: pathlib.Path, owner: str, now: float) -> Iterator[list[dict[str, Any]]]:
+def _ledger(
+    file: pathlib.Path, owner: str, now: float, lives: Callable[[str], bool]
+) -> Iterator[list[dict[str, Any]]]:
     """The reservations of others that still hold, to be changed while nobody else does."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as ledger:
@@ -85,7 +98,7 @@ def _ledger(file: pathlib.Path, owner: str, now: float) -> Iterator[list[dict[st
         entries = [
             entry
             for entry in orjson.loads(ledger.read() or b"[]")
-            if entry["until"] > now and entry["owner"] != owner
+            if entry["owner"] != owner and (entry["until"] > now or lives(entry["owner"]))
         ]
         yield entries
         ledger.truncate(0)

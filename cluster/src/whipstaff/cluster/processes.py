@@ -209,6 +209,8 @@ def tail(log: pathlib.Path, lines: int = 10, *, limit: int = 64 * 1024) -> list[
 
 def failure(message: str, log: pathlib.Path) -> errors.StartupError:
     """An error of one clear line, with the end of the log that says more as its note."""
+    if not log.exists():
+        return errors.StartupError(message)
     lines = tail(log)
     if not lines:
         return errors.StartupError(f"{message}; its log {log} is empty")

@@ -69,6 +69,7 @@ def run(
     ended = state == "exited"
     code = fields.get("exit_code", 0)
     defaults: dict[str, Any] = {
+        "id": f"{name}-{attempt}",
         "sandbox_id": "sandbox-0",
         "image": "nginx",
         "image_ref": "nginx@sha256:abc",
@@ -78,7 +79,7 @@ def run(
         "reason": ("Error" if code else "Completed") if ended else "",
     }
     return provider.RuntimeContainer(
-        id=f"{name}-{attempt}", name=name, state=STATES[state], attempt=attempt, **defaults | fields
+        name=name, state=STATES[state], attempt=attempt, **defaults | fields
     )
 
 

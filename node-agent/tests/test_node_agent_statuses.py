@@ -104,3 +104,13 @@ def test_the_quality_of_service_class_is_filled_in(resources: list[Any], expecte
 def test_the_quality_of_service_class_that_the_api_has_is_kept() -> None:
     pod = make.pod(status={"phase": "Pending", "qosClass": "Guaranteed"})
     assert statuses.generate(pod, observed(), {}, make.NOW)["qosClass"] == "Guaranteed"
+
+
+def test_a_restart_count_never_goes_back() -> None:
+    old = {
+        "containerStatuses": [
+            {"name": "app", "restartCount": 5, "state": {"waiting": {}}, "containerID": ""}
+        ]
+    }
+    status = statuses.generate(make.pod(), observed(make.run(attempt=0)), old, make.NOW)
+    assert status["containerStatuses"][0]["restartCount"] == 5

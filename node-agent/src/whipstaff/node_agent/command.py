@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import socket
 
 import click
@@ -18,6 +19,7 @@ import click
 from whipstaff.node_agent import app, configuration, loading
 from whipstaff.runtime import commands, config, errors, flags
 
+_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -135,10 +137,11 @@ def command(
             "--tls-cert-file and --tls-private-key-file go together: give both or none"
         )
     make_provider = loading.find(provider_name)
+    names = _names(node_name, count)
     connection = config.load(kubeconfig)
     addresses = _addresses(node_ip) or [app.own_address(connection.server)]
     plan = app.Plan(
-        node_names=_names(node_name, count),
+        node_names=names,
         settings=settings,
         addresses=addresses,
         pod_cidr=pod_cidr,
@@ -155,6 +158,8 @@ def command(
 
 
 def _names(name: str | None, count: int | None) -> tuple[str, ...]:
+    if name is not None and (len(name) > 240 or _NODE_NAME.fullmatch(name) is None):
+        raise errors.ConfigurationError(f"--node-name: {name!r} can't be the name of a node")
     if count is None:
         return (name or socket.gethostname().lower(),)
     prefix = name or "node"

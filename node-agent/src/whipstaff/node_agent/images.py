@@ -86,6 +86,7 @@ class Images:
             quoted = texts.quoted(image)
             message = f"Container image {quoted} is not present with pull policy of Never"
             report("Warning", "ErrImageNeverPull", message)
+            report("Warning", "Failed", "Error: ErrImageNeverPull")
             raise self._failed("ErrImageNeverPull", message, containers.INITIAL_BACKOFF)
         return await self._pull(pod, image, report)
 

@@ -62,7 +62,7 @@ class Provider(provider.Provider):
         if unknown:
             raise errors.ConfigurationError(f"simulated.{unknown[0]}: unknown field")
         self.job_seconds = float(options.settings.get("jobSeconds", DEFAULT_JOB_SECONDS))
-        self.line = line or timeline.Timeline()
+        self.line = timeline.Timeline() if line is None else line
         self._pods: dict[str, _Pod] = {}
         self._pools: dict[str, list[addresses.Pool]] = {}
         self._events: asyncio.Queue[provider.RuntimeEvent] = asyncio.Queue()

@@ -171,6 +171,7 @@ class Scheduler:
                 qps=EVENTS_A_SECOND,
                 burst=2 * EVENTS_A_SECOND,
                 queue_size=EVENTS_WAITING,
+                stop_timeout=DRAIN_WRITES,
             )
             for name in profiles
         }
@@ -179,7 +180,9 @@ class Scheduler:
             waiting=self._waiting,
             ready=ready,
             cluster=self._cluster,
-            decider=decision.Decider(self._cluster, random.Random()),
+            # Seeded by name: choices among equals are the same in every run of this scheduler, and
+            # others in another one beside it.
+            decider=decision.Decider(self._cluster, random.Random(",".join(profiles))),
             profiles=profiles,
             latest=self._pods.get,
             recorders=self._recorders,
@@ -216,8 +219,6 @@ class Scheduler:
             finally:
                 self._stopping = True
                 await asyncio.gather(self._pods.stop(), self._nodes.stop())
-                for recorder in self._recorders.values():
-                    await recorder.flush(DRAIN_WRITES)
                 for writer in writers:
                     writer.cancel()
 
@@ -353,7 +354,12 @@ def _gate(profiles: Mapping[str, profile.Profile]) -> Callable[[pods.PodInfo], s
 
     def gate(pod: pods.PodInfo) -> str:
         for plugin in profiles[pod.scheduler_name].pre_enqueue:
-            if not plugin.pre_enqueue(pod).is_success:
+            try:
+                status = plugin.pre_enqueue(pod)
+            except Exception:  # noqa: BLE001 - a plugin's own code; the pod stays out, as upstream
+                _log.exception("PreEnqueue failed", plugin=plugin.name, pod=pod.key)
+                return plugin.name
+            if not status.is_success:
                 return plugin.name
         return ""
 

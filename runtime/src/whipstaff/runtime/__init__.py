@@ -1,1 +1,1 @@
-"""What the three components share: the API client, informers, work queues, leases, events, serving."""
+"""What the components share: client, informers, work queues, leases, events, serving."""

@@ -31,6 +31,8 @@ PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 # What a pod asks for
 
+ZERO = fractions.Fraction(0)
+
 
 def amounts_of(resources: Mapping[str, str] | None) -> Amounts:
     return {name: quantities.parse(text) for name, text in (resources or {}).items()}
@@ -43,10 +45,12 @@ def total_of(pod: Object, *, pod_level: bool = True, missing: Amounts | None = N
         return {**(missing or {}), **amounts_of(container.get("resources", {}).get("requests"))}
 
     def add(left: Amounts, right: Amounts) -> Amounts:
-        return {name: left.get(name, 0) + right.get(name, 0) for name in {**left, **right}}
+        return {name: left.get(name, ZERO) + right.get(name, ZERO) for name in {**left, **right}}
 
     def most(left: Amounts, right: Amounts) -> Amounts:
-        return {name: max(left.get(name, 0), right.get(name, 0)) for name in {**left, **right}}
+        return {
+            name: max(left.get(name, ZERO), right.get(name, ZERO)) for name in {**left, **right}
+        }
 
     total: Amounts = {}
     for container in spec["containers"]:
@@ -67,7 +71,7 @@ def total_of(pod: Object, *, pod_level: bool = True, missing: Amounts | None = N
 
 
 def counted(amounts: Amounts, name: str) -> int:
-    amount = amounts.get(name, fractions.Fraction(0))
+    amount = amounts.get(name, ZERO)
     return math.ceil(amount * 1000) if name == "cpu" else math.ceil(amount)
 
 
@@ -398,10 +402,10 @@ class Counting(random.Random):
 
     def __init__(self) -> None:
         super().__init__(0)
-        self.choices = 1
+        self.among = 1
 
     def randrange(self, stop: int, *more: Any) -> int:  # type: ignore[override]
-        self.choices = stop
+        self.among = stop
         return super().randrange(stop, *more)
 
 
@@ -487,11 +491,13 @@ def node_named(name: st.SearchStrategy[str]) -> st.SearchStrategy[Object]:
         images=st.sets(st.sampled_from(IMAGES)).map(
             lambda names: {name: image_object(name)["sizeBytes"] for name in names}
         ),
-        **{
-            "ephemeral-storage": st.sampled_from(["2Gi", "0"]),
-            GPU: st.sampled_from(["0", "2"]),
-            HUGE: st.sampled_from(["4Mi", "0"]),
-        },
+        more=st.fixed_dictionaries(
+            {
+                "ephemeral-storage": st.sampled_from(["2Gi", "0"]),
+                GPU: st.sampled_from(["0", "2"]),
+                HUGE: st.sampled_from(["4Mi", "0"]),
+            }
+        ),
     )
 
 
@@ -695,10 +701,10 @@ def test_a_decision_is_what_a_loop_over_the_nodes_gives(
             continue
         spec = specs[argument % len(specs)]
         raw = testing.pod("new", **spec)
-        rng.choices = 1
+        rng.among = 1
         found = decider.decide(pods.PodInfo.from_object(raw), plugins)
         view = world.view()
-        check(found, reference(raw, view, settings), rng.choices, view)
+        check(found, reference(raw, view, settings), rng.among, view)
         if found.node is not None:
             world.place(found.node, spec)
 

@@ -1,5 +1,7 @@
 """ImageLocality."""
 
+from typing import Any
+
 import pytest
 
 from whipstaff.scheduler import testing
@@ -8,7 +10,7 @@ from whipstaff.scheduler.plugins import imagelocality
 MB = 1024 * 1024
 
 
-def scores(images: list[str], *held: dict[str, int], **spec: object) -> list[int]:
+def scores(images: list[str], *held: dict[str, int], **spec: Any) -> list[int]:
     cluster = testing.cluster(
         testing.node(str(number), images=each) for number, each in enumerate(held)
     )

@@ -11,6 +11,11 @@ from whipstaff.scheduler.plugins import noderesourcesbalancedallocation, resourc
 GPU = "example.com/gpu"
 
 
+def node_of(name: str, size: Mapping[str, str]) -> dict[str, Any]:
+    more = {resource: amount for resource, amount in size.items() if resource == GPU}
+    return testing.node(name, cpu=size["cpu"], memory=size["memory"], more=more)
+
+
 def score(
     asked: Mapping[str, str],
     used: Mapping[str, str],
@@ -21,9 +26,7 @@ def score(
     plugin = noderesourcesbalancedallocation.NodeResourcesBalancedAllocation.from_arguments(
         {"resources": [{"name": name, "weight": 1} for name in resources]}
     )
-    cluster = testing.cluster(
-        [testing.node("n", **node)], [testing.pod("used", used, node_name="n")]
-    )
+    cluster = testing.cluster([node_of("n", node)], [testing.pod("used", used, node_name="n")])
     found = testing.scores(plugin, testing.pod_info("new", asked, **spec), cluster)
     return None if found is None else found["n"]
 
@@ -86,9 +89,7 @@ def test_nodes_that_lack_a_resource_are_scored_by_the_others() -> None:
     plugin = noderesourcesbalancedallocation.NodeResourcesBalancedAllocation(
         [resourceallocation.WeightedResource(name) for name in ("cpu", "memory", GPU)]
     )
-    cluster = testing.cluster(
-        [testing.node("gpu", **NODE, **{GPU: "1"}), testing.node("plain", **NODE)]
-    )
+    cluster = testing.cluster([node_of("gpu", {**NODE, GPU: "1"}), node_of("plain", NODE)])
     pod = testing.pod_info("new", {"cpu": "5", "memory": "500", GPU: "1"})
 
     assert testing.scores(plugin, pod, cluster) == {

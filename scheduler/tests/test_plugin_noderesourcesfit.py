@@ -24,9 +24,10 @@ def filtered(
     node: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> framework.Status:
-    size = {"cpu": "10m", "memory": "20", "max_pods": "32", **(node or {})}
+    more = dict(node or {})
+    max_pods = more.pop("pods", "32")
     cluster = testing.cluster(
-        [testing.node("n", **size)],
+        [testing.node("n", cpu="10m", memory="20", max_pods=max_pods, more=more)],
         [testing.pod("used", used, node_name="n")],
     )
     return testing.statuses(plugin(**arguments), testing.pod_info("new", asked), cluster)["n"]
@@ -92,8 +93,8 @@ def test_other_resources_are_counted_by_name(
 
 
 def test_a_full_node_is_told_beside_what_it_lacks() -> None:
-    assert filtered({}, {}, {"max_pods": "1"}) == unschedulable("Too many pods")
-    assert filtered({"cpu": "6m"}, {"cpu": "5m"}, {"max_pods": "1"}) == unschedulable(
+    assert filtered({}, {}, {"pods": "1"}) == unschedulable("Too many pods")
+    assert filtered({"cpu": "6m"}, {"cpu": "5m"}, {"pods": "1"}) == unschedulable(
         "Too many pods", "Insufficient cpu"
     )
 
@@ -180,7 +181,7 @@ def strategy(kind: str, *resources: tuple[str, int], **more: Any) -> dict[str, A
 def test_weights_count_and_a_resource_that_a_node_lacks_does_not() -> None:
     nodes = testing.cluster(
         [
-            testing.node("with", cpu="4", memory="10000", **{GPU: "4"}),
+            testing.node("with", cpu="4", memory="10000", more={GPU: "4"}),
             testing.node("without", cpu="4", memory="10000"),
         ]
     )
@@ -202,7 +203,7 @@ def test_a_node_with_none_of_the_resources_scores_zero() -> None:
 
 
 def test_ephemeral_storage_can_be_scored_without_defaults() -> None:
-    nodes = testing.cluster([testing.node("a", **{"ephemeral-storage": "10"})])
+    nodes = testing.cluster([testing.node("a", more={"ephemeral-storage": "10"})])
 
     assert scored({}, nodes, strategy("LeastAllocated", ("ephemeral-storage", 1))) == [100]
     assert scored(
@@ -242,7 +243,7 @@ def test_resources_whose_ratio_scores_nothing_leave_the_mean() -> None:
             "shape": [{"utilization": 50, "score": 0}, {"utilization": 100, "score": 10}]
         },
     )
-    nodes = testing.cluster([testing.node("a", cpu="4", **{GPU: "4"})])
+    nodes = testing.cluster([testing.node("a", cpu="4", more={GPU: "4"})])
 
     # CPU at 75 % scores 50; the GPU at 25 % scores 0 and doesn't pull the mean down.
     assert scored({"cpu": "3", GPU: "1"}, nodes, ratio) == [50]

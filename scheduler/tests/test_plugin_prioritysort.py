@@ -1,6 +1,7 @@
 """PrioritySort."""
 
 import dataclasses
+from typing import Any
 
 from whipstaff.scheduler import pods, testing
 from whipstaff.scheduler.plugins import prioritysort
@@ -13,7 +14,7 @@ class Queued:
 
 
 def queued(name: str, priority: int | None, timestamp: float) -> Queued:
-    spec = {} if priority is None else {"priority": priority}
+    spec: dict[str, Any] = {} if priority is None else {"priority": priority}
     return Queued(testing.pod_info(name, **spec), timestamp)
 
 

@@ -1,5 +1,7 @@
 """Reading a pod, and which pods look alike."""
 
+from typing import Any
+
 import pytest
 
 from whipstaff.scheduler import pods, testing
@@ -104,7 +106,7 @@ def test_pods_of_one_template_look_alike() -> None:
     ],
 )
 def test_pods_that_differ_in_what_a_plugin_looks_at_do_not_look_alike(
-    difference: dict[str, object],
+    difference: dict[str, Any],
 ) -> None:
     plain = testing.pod_info("a", {"cpu": "1"})
     other = testing.pod_info("b", **{"requests": {"cpu": "1"}, **difference})

@@ -15,12 +15,13 @@ MI = 1024 * 1024
 
 
 def requested(cluster: snapshot.Snapshot, name: str) -> list[int]:
-    return cluster.requested[cluster.row_of[name]].tolist()
+    amounts: list[int] = cluster.requested[cluster.row_of[name]].tolist()
+    return amounts
 
 
 def test_a_node_is_a_row_of_what_pods_may_use() -> None:
     cluster = testing.cluster(
-        [testing.node("a", cpu="1500m", memory="2Mi", max_pods="7", **{"example.com/gpu": "2"})]
+        [testing.node("a", cpu="1500m", memory="2Mi", max_pods="7", more={"example.com/gpu": "2"})]
     )
 
     column = cluster.column_of("example.com/gpu")
@@ -261,7 +262,7 @@ NODES = st.builds(
         max_size=2,
     ),
     images=st.dictionaries(st.sampled_from(["i:1", "j:1"]), st.integers(1, 9)),
-    **{"example.com/gpu": st.sampled_from(["0", "3"])},
+    more=st.fixed_dictionaries({"example.com/gpu": st.sampled_from(["0", "3"])}),
 )
 PODS = st.builds(
     testing.pod,

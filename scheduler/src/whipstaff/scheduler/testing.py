@@ -27,7 +27,7 @@ def node(
     taints: Iterable[Mapping[str, str]] = (),
     unschedulable: bool = False,
     images: Mapping[str, int] | None = None,
-    **more: str,
+    more: Mapping[str, str] | None = None,
 ) -> Object:
     """A node; `images` are bytes by name, `more` other allocatable resources."""
     spec: Object = {}
@@ -41,7 +41,7 @@ def node(
         "metadata": {"name": name, "labels": dict(labels or {})},
         "spec": spec,
         "status": {
-            "allocatable": {"cpu": cpu, "memory": memory, "pods": max_pods, **more},
+            "allocatable": {"cpu": cpu, "memory": memory, "pods": max_pods, **(more or {})},
             "images": [
                 {"names": [image], "sizeBytes": size} for image, size in (images or {}).items()
             ],

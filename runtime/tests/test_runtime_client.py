@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import multidict
 import orjson
 import pytest
 from hypothesis import given
@@ -332,6 +333,26 @@ async def test_patience_ends(api: client.Client, wire: Wire, pauses: list[float]
         await api.get(resources.NODES, "n")
     assert caught.value.retry_after == 1
     assert len(pauses) == client.MAX_LATER
+
+
+async def test_a_refused_token_is_renewed_once_and_the_request_goes_again(wire: Wire) -> None:
+    issued: list[str] = []
+
+    def authenticate() -> config.Credentials:
+        issued.append(f"Bearer t{len(issued)}")
+        headers = multidict.CIMultiDict({"Authorization": issued[-1]})
+        return config.Credentials(headers)
+
+    refusal = answer(401, status(401, "Unauthorized"))
+    connection = config.Connection(wire.url, "a test", authenticate=authenticate)
+    async with client.Client(connection) as api:
+        wire.script = [refusal, ok({})]
+        await api.create(resources.NODES, {})
+        wire.script = [refusal] * 5
+        with pytest.raises(errors.Unauthorized):
+            await api.create(resources.NODES, {})
+    sent = [request.headers["authorization"] for request in wire.requests]
+    assert sent == ["Bearer t0", "Bearer t1", "Bearer t1", "Bearer t2"]
 
 
 @pytest.mark.parametrize(

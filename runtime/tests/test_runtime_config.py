@@ -1,5 +1,6 @@
 """Finding the server and the credentials, and what is said when that can't be done."""
 
+import asyncio
 import base64
 import datetime
 import math
@@ -441,6 +442,14 @@ status = {"token": f"t{count}", "expirationTimestamp": expiry.isoformat()}
     pass_time(monkeypatch, 3595)
     assert dict(await connection.headers()) == {"Authorization": "Bearer t1"}
     assert len(list(file.parent.glob("run-*"))) == 2
+
+
+async def test_a_plugin_runs_once_for_all_who_wait(file: pathlib.Path) -> None:
+    plugin(file.parent, '(here / f"run-{os.getpid()}").touch(); status = {"token": "t"}')
+    connection = write(file, kubeconfig(user=exec_user("./plugin")))
+    given = await asyncio.gather(*(connection.headers() for _ in range(5)))
+    assert len(list(file.parent.glob("run-*"))) == 1
+    assert all(headers is given[0] for headers in given)
 
 
 async def test_a_plugin_learns_what_the_file_says(file: pathlib.Path) -> None:

@@ -185,7 +185,7 @@ class Binder:
 
     async def _look(self, binding: Binding, error: errors.WhipstaffError) -> Settlement | None:
         """Reads the pod after an answer that says too little."""
-        _log.info("looking what became of a binding", pod=binding.pod.key, error=str(error))
+        _log.debug("looking what became of a binding", pod=binding.pod.key, error=str(error))
         raw: Object | None
         try:
             raw = await self._api.get(resources.PODS, binding.pod.name, binding.pod.namespace)

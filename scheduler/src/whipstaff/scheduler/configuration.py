@@ -2,9 +2,10 @@
 
 No loop runs here: a file and the command's flags become a `Configuration`, or a
 `ConfigurationError` that names the file and every field that is wrong, before anything starts.
-Files written for the stock scheduler (v1) load unchanged. Some of their fields have no effect here
-and are only checked (`NO_EFFECT` says which and why); `extenders` and plugins that nobody knows
-are refused by name.
+Files written for the stock scheduler (v1) load unchanged. Some of their fields are checked and have
+no effect: parallelism (a decision is one array operation), percentageOfNodesToScore (all nodes are
+scored), profiling (there is no /debug/pprof) and content types (the client speaks JSON). Refused by
+name are `extenders` and plugins that nobody knows.
 
 Two defaults differ from upstream's on purpose. The client isn't limited unless the file says so:
 upstream's 50 requests a second bind 50 pods a second and no more, whatever the scheduler could do,
@@ -31,16 +32,6 @@ DEFAULT_SCHEDULER_NAME = "whipstaff"
 A profile in a file that names none is upstream's `default-scheduler`, as the file's author meant.
 """
 UPSTREAM_SCHEDULER_NAME = "default-scheduler"
-
-NO_EFFECT = {
-    "parallelism": "a decision is one array operation over all nodes",
-    "percentageOfNodesToScore": "every node is scored, always",
-    "enableProfiling": "there is no /debug/pprof",
-    "enableContentionProfiling": "there is no /debug/pprof",
-    "clientConnection.acceptContentTypes": "the client speaks JSON",
-    "clientConnection.contentType": "the client speaks JSON",
-}
-"""Fields that are read, checked and not used, and why."""
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 

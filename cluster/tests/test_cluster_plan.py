@@ -80,6 +80,14 @@ def test_the_default_cluster_has_the_short_name(monkeypatch: pytest.MonkeyPatch)
     assert layout.Layout(pathlib.Path("/tmp/my lab (2)")).name == "whipstaff-my-lab-2"
 
 
+def test_bytecode_is_cached_elsewhere_only_where_it_may_not_be_beside_the_sources() -> None:
+    assert layout.bytecode_cache({"HOME": "/home/x"}) == {}
+    assert layout.bytecode_cache({"HOME": "/home/x", "PYTHONDONTWRITEBYTECODE": "1"}) == {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": "/home/x/.cache/whipstaff/bytecode",
+    }
+
+
 def test_folders_follow_the_environment() -> None:
     home = {"HOME": "/home/x"}
     assert str(layout.default_data_dir(home)) == "/home/x/.local/share/whipstaff/default"

@@ -15,7 +15,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,25 +25,22 @@ from whipstaff.cluster import (
     binaries,
     certificates,
     components,
-    example,
     files,
     kubeconfigs,
     layout,
     plan,
     ports,
-    probes,
     processes,
     progress,
     state,
+    waiting,
 )
-from whipstaff.runtime import client, config, errors, objects, resources
+from whipstaff.runtime import errors
 
 _T = TypeVar("_T")
 _POLL = 0.05
 _SUPERVISOR_GRACE = 60.0  # seconds in which it ends all components, one wave after another
 _LEFTOVER_GRACE = 2.0
-_SETTLE = 30.0  # seconds that a running cluster's components may take to serve again
-_EXAMPLE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +81,17 @@ def up(
         if planned is not None and running is not None and running.supervised:
             _refuse_changes(place, planned, asked)
             if not running.settled:
-                _follow(place, None, show)
+                waiting.components_serve(place, None, show)
             if options.update_kubeconfig and planned.user_kubeconfig is None:
                 planned = _add_context(place, planned, show)
-            asyncio.run(_see(place, planned, dataclasses.replace(options, example=False), show))
+            _wait(place, planned, dataclasses.replace(options, example=False), show)
             show.line(f"\nCluster {place.name} runs already ({_summary(planned)}).")
             _warn_of_expiry(place, show)
         else:
             _refuse_strange_folder(place)
             _end_leftovers(place, running)
             planned = _start(place, planned, asked, options, show)
-            asyncio.run(_see(place, planned, options, show))
+            _wait(place, planned, options, show)
             took = time.monotonic() - begun
             show.line(f"\nCluster {place.name} is up after {took:.1f} s ({_summary(planned)}).")
         _hints(place, planned, show)
@@ -218,7 +215,7 @@ def _start(
         step.result = f"valid until {expiry:%Y-%m-%d}, in {place.pki}"
     supervisor = _launch(place)
     try:
-        _follow(place, supervisor, show)
+        waiting.components_serve(place, supervisor, show)
     except BaseException:
         _end_supervisor(state.State.load(place), None)
         _end_leftovers(place, None)
@@ -267,104 +264,23 @@ def _launch(place: layout.Layout) -> processes.Process:
         log.replace(log.with_suffix(".log.1"))
     place.state.unlink(missing_ok=True)
     command = (sys.executable, "-m", "whipstaff.cluster.supervisor", "--data-dir", str(place.root))
-    return processes.Process.start("supervisor", command, place.log("supervisor"), owner=place.root)
+    return processes.Process.start(
+        "supervisor",
+        command,
+        place.log("supervisor"),
+        owner=place.root,
+        environ=layout.bytecode_cache(),
+    )
 
 
-def _follow(
-    place: layout.Layout, supervisor: processes.Process | None, show: progress.Progress
-) -> None:
-    """Show each component when it serves, until all do."""
-    begun = time.monotonic()
-    shown: set[str] = set()
-    with show.under_way("Starting") as step:
-        while True:
-            running = state.State.load(place)
-            for component in running.components if running else ():
-                if component.phase == state.RUNNING and component.name not in shown:
-                    shown.add(component.name)
-                    address = f"{ports.LOOPBACK}:{component.port}"
-                    show.done(component.name, f"{address:<16}", time.monotonic() - begun)
-            if running is not None and (failed := running.failed) is not None:
-                raise processes.failure(f"{failed.name} {failed.message}", pathlib.Path(failed.log))
-            if running is not None and running.settled:
-                return
-            if supervisor is None:
-                if time.monotonic() - begun > _SETTLE:
-                    raise errors.StartupError(_unsettled(place, running))
-            elif (status := supervisor.exit_status) is not None:
-                raise processes.failure(
-                    f"the supervisor {processes.describe_exit(status)}", supervisor.log
-                )
-            starting = (
-                [c.name for c in running.components if c.name not in shown] if running else []
-            )
-            step.update(", ".join(starting) or "supervisor")
-            time.sleep(_POLL)
-
-
-def _unsettled(place: layout.Layout, running: state.State | None) -> str:
-    waiting = [c for c in running.components if c.phase != state.RUNNING] if running else []
-    told = (f"{c.name} is {c.phase}: {c.message}".rstrip(": ") for c in waiting)
-    return f"the cluster in {place.root} isn't well: {'; '.join(told) or 'nothing runs'}"
-
-
-async def _see(
+def _wait(
     place: layout.Layout, planned: plan.Plan, options: Options, show: progress.Progress
 ) -> None:
-    """Wait for the nodes and show the example."""
-    if not planned.spec.nodes or not options.wait:
-        return
-    async with client.Client(config.load(place.kubeconfig("admin"))) as api:
-        with show.step("Nodes") as step:
-            await _nodes_ready(place, api, planned.spec.nodes, options.wait, step)
-            step.result = f"{planned.spec.nodes} Ready, {planned.spec.provider}"
-        if options.example:
-            await _show_example(place, planned, api, show)
-
-
-async def _nodes_ready(
-    place: layout.Layout, api: client.Client, wanted: int, wait: float, step: progress.Step
-) -> None:
-    deadline = time.monotonic() + wait
-    while True:
-        begun = time.monotonic()
-        ready = ready_nodes((await api.list(resources.NODES)).items)
-        if ready >= wanted:
-            return
-        if begun > deadline:
-            raise processes.failure(
-                f"{ready} of {wanted} nodes are Ready after {wait:g} s",
-                place.log("whipstaff-node-agent"),
+    if planned.spec.nodes and options.wait:
+        asyncio.run(
+            waiting.nodes_and_example(
+                place, planned, show, wait=options.wait, with_example=options.example
             )
-        step.update(f"{ready} of {wanted} Ready")
-        # Thousands of nodes take a while to list: look less often then.
-        await asyncio.sleep(max(_POLL, 2 * (time.monotonic() - begun)))
-
-
-def ready_nodes(nodes: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the nodes have the condition Ready."""
-    conditions = (objects.condition(node, "Ready") for node in nodes)
-    return sum(1 for found in conditions if found is not None and found["status"] == "True")
-
-
-async def _show_example(
-    place: layout.Layout, planned: plan.Plan, api: client.Client, show: progress.Progress
-) -> None:
-    ours = "scheduler" not in planned.spec.stock
-    admin = certificates.Pair(place.pki / "admin.crt", place.pki / "admin.key")
-    url = f"https://{ports.LOOPBACK}:{planned.ports.scheduler}"
-    scheduler = probes.Endpoint(url, None, admin) if ours else None
-    show.line(f"\nDeployment {example.NAME}, {example.REPLICAS} replicas:")
-    show.line(f"  {'POD':<28}{'NODE':<28}{'SCORE' if ours else ''}".rstrip())
-    count = 0
-    async for placed in example.run(api, scheduler, _EXAMPLE):
-        count += 1
-        score = "-" if placed.score is None else str(placed.score)
-        show.line(f"  {placed.pod:<28}{placed.node:<28}{score if ours else ''}".rstrip())
-    if count < example.REPLICAS:
-        raise errors.StartupError(
-            f"{count} of {example.REPLICAS} replicas of the example run after {_EXAMPLE:g} s: "
-            f"see `kubectl describe pods -l app={example.NAME}`"
         )
 
 

@@ -33,6 +33,17 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> pathlib.Path:
     return _base(environ, "XDG_CACHE_HOME", ".cache") / "whipstaff"
 
 
+def bytecode_cache(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables with which Python keeps bytecode in our cache where it may not beside the sources.
+
+    Without any, each Python component takes twice as long to start.
+    """
+    if not environ.get("PYTHONDONTWRITEBYTECODE") or environ.get("PYTHONPYCACHEPREFIX"):
+        return {}
+    prefix = cache_dir(environ) / "bytecode"
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(prefix)}
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The files of one cluster below its data directory ``root``."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import rich.table
 
-from whipstaff.cluster import certificates, clusters, components, layout, plan, probes, state
+from whipstaff.cluster import certificates, components, layout, plan, probes, state, waiting
 from whipstaff.runtime import client, config, errors, resources
 
 _TIMEOUT = 3.0
@@ -157,7 +157,7 @@ async def _component(record: state.Component, table: dict[str, components.Compon
 async def _ready(place: layout.Layout) -> int | None:
     try:
         async with client.Client(config.load(place.kubeconfig("admin")), timeout=_TIMEOUT) as api:
-            return clusters.ready_nodes((await api.list(resources.NODES)).items)
+            return waiting.ready_nodes((await api.list(resources.NODES)).items)
     except (errors.Unreachable, errors.ApiError):
         return None
 

@@ -18,7 +18,6 @@ from whipstaff.node_agent import (
     execution,
     heartbeats,
     lifecycle,
-    metrics,
     nodes,
     provider,
     records,
@@ -151,8 +150,8 @@ class Agent:
             if node_name in {None, worker.node.name} and not worker.life.orphaned
         ]
 
-    def measure(self) -> None:
-        """Bring the metrics that are counts of what there is up to date."""
+    def count(self) -> tuple[int, int, dict[provider.State, int]]:
+        """How many pods there are, how many have a sandbox, and containers by state."""
         sandboxes = 0
         states = dict.fromkeys(provider.State, 0)
         for worker in self.crew:
@@ -160,10 +159,7 @@ class Agent:
             sandboxes += any(sandbox.ready for sandbox in runtime.sandboxes)
             for run in runtime.containers:
                 states[run.state] += 1
-        metrics.desired_pods.set(len(self.crew))
-        metrics.running_pods.set(sandboxes)
-        for state, number in states.items():
-            metrics.running_containers.labels(state.name.lower()).set(number)
+        return len(self.crew), sandboxes, states
 
     async def _work(self) -> None:
         await self.source.informer.synced.wait()

@@ -2,7 +2,8 @@
 
 Owns the process's metrics; runs no loop. Answers to ``pkg/kubelet/metrics/metrics.go``; leaves out
 what belongs to parts that aren't there: volumes, eviction, devices, probes, cgroups. Where one
-process hosts many nodes, a metric is about all of them.
+process hosts many nodes, a metric is about all of them. What counts things that are there (pods,
+containers) is made when it is asked for, by `server.Gauges`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,6 @@ nodes = prometheus_client.Gauge(
     "Number of nodes of this process, by whether they are registered",
     ["registered"],
 )
-desired_pods = prometheus_client.Gauge(
-    "kubelet_desired_pods", "Pods bound to the nodes of this process"
-)
-running_pods = prometheus_client.Gauge(
-    "kubelet_running_pods", "Pods that have a running pod sandbox"
-)
-running_containers = prometheus_client.Gauge(
-    "kubelet_running_containers", "Containers by their state", ["container_state"]
-)  # fmt: skip
 pod_start_duration = prometheus_client.Histogram(
     "kubelet_pod_start_duration_seconds",
     "From the agent seeing a pod for the first time to the pod being running",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import prometheus_client
 from aiohttp import web
+from prometheus_client import core
 
 from whipstaff.node_agent import agent
 from whipstaff.runtime import authorization, client, serving
@@ -67,19 +68,26 @@ def attributes(request: web.Request, node_name: str) -> Sequence[authorization.A
 
 
 class Gauges:
-    """Brings the metrics that count what there is up to date before they are read."""
+    """The metrics that count what there is, at the time they are read."""
 
     def __init__(self, parts: agent.Agent) -> None:
         self._parts = parts
 
     def collect(self) -> Iterator[prometheus_client.Metric]:
-        """Update the gauges; they are collected on their own."""
-        self._parts.measure()
-        return iter(())
-
-    def describe(self) -> Iterator[prometheus_client.Metric]:
-        """No metrics of its own."""
-        return iter(())
+        """Count."""
+        pods, sandboxes, states = self._parts.count()
+        yield core.GaugeMetricFamily(
+            "kubelet_desired_pods", "Pods bound to the nodes of this process", pods
+        )
+        yield core.GaugeMetricFamily(
+            "kubelet_running_pods", "Pods that have a running pod sandbox", sandboxes
+        )
+        containers = core.GaugeMetricFamily(
+            "kubelet_running_containers", "Containers by their state", labels=["container_state"]
+        )
+        for state, number in states.items():
+            containers.add_metric([state.name.lower()], number)
+        yield containers
 
 
 def _pod_list(parts: agent.Agent, node_name: str | None) -> web.Response:

@@ -403,11 +403,17 @@ class Workers:
     async def _execute(
         self, worker: Worker, pod: Object, operations: Iterable[lifecycle.Operation]
     ) -> None:
+        """Carry out the first operation that changes something; the rest is decided anew.
+
+        So that a status tells of the sandbox while an image is pulled, and of the first container
+        while the second one starts.
+        """
         worker.busy = True
         try:
             for operation in operations:
                 if await self._executor.execute(pod, worker.life, operation):
                     worker.dirty = True
+                    return
         finally:
             worker.busy = False
 

@@ -1,0 +1,327 @@
+"""What survives an agent that is killed or stopped, and an API server that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import textwrap
+from collections.abc import AsyncIterator
+from typing import Any
+
+import node_agent_harness as harness
+import pytest
+
+from whipstaff.cluster import testing
+from whipstaff.runtime import objects, resources
+
+pytestmark = pytest.mark.apiserver
+
+
+@pytest.fixture
+async def cluster(
+    apiserver: testing.ControlPlane, namespace: str
+) -> AsyncIterator[harness.Cluster]:
+    made = harness.Cluster(apiserver.kubeconfig, namespace)
+    yield made
+    await made.close()
+
+
+def agent(cluster: harness.Cluster, name: str, *flags: str) -> harness.Command:
+    return harness.Command(
+        cluster.kubeconfig,
+        "--node-name", name, "--provider", "simulated", "--node-ip", "127.0.0.1",
+        *(flags or ("--port", "0")),
+    )  # fmt: skip
+
+
+def what_must_survive(pod: Any) -> Any:
+    status = pod["status"]
+    return {
+        "phase": status["phase"],
+        "startTime": status["startTime"],
+        "podIPs": status["podIPs"],
+        "containers": [
+            (c["name"], c["containerID"], c["restartCount"], c["state"], c["ready"], c["lastState"])
+            for c in status["containerStatuses"]
+        ],
+        "transitions": {c["type"]: c["lastTransitionTime"] for c in status["conditions"]},
+    }
+
+
+async def test_a_killed_agent_comes_back_to_its_pods(cluster: harness.Cluster) -> None:
+    (name,) = cluster.node_names()
+    probe = {"tcpSocket": {"port": 80}}
+    async with agent(cluster, name) as first:
+        await cluster.create(
+            name, containers=[{"name": "app", "image": "nginx", "readinessProbe": probe}]
+        )
+        await cluster.create(
+            name, "healed", annotations={"run-seconds": "0.2", "exit-code": "1", "ends": "1"}
+        )
+        await cluster.create(name, "done", restartPolicy="Never", annotations={"run-seconds": "0"})
+        before = {
+            "web": await cluster.wait(lambda p: p is not None and objects.is_true(p, "Ready")),
+            "healed": await cluster.wait(
+                lambda p: (
+                    p is not None
+                    and objects.is_true(p, "Ready")
+                    and p["status"]["containerStatuses"][0]["restartCount"] == 1
+                ),
+                "healed",
+            ),
+            "done": await cluster.wait_phase("Succeeded", "done"),
+        }
+        await first.kill()
+    async with cluster.history() as seen, agent(cluster, name):
+        await cluster.create(name, "after")
+        after = await cluster.wait_phase("Running", "after")
+        for pod_name, pod in before.items():
+            now = await cluster.get(pod_name)
+            assert now is not None
+            assert what_must_survive(now) == what_must_survive(pod)
+        assert after["status"]["podIP"] not in {
+            before[p]["status"]["podIP"] for p in ("web", "healed")
+        }
+        await asyncio.sleep(1)
+    written = [(kind, pod["metadata"]["name"]) for kind, pod in seen]
+    assert not [one for one in written if one[1] != "after"]
+
+
+async def test_what_should_have_ended_while_the_agent_was_away_has_ended(
+    cluster: harness.Cluster,
+) -> None:
+    (name,) = cluster.node_names()
+    async with agent(cluster, name) as first:
+        await cluster.create(name, restartPolicy="Never", annotations={"run-seconds": "2"})
+        running = await cluster.wait_phase("Running")
+        await first.kill()
+    await asyncio.sleep(2)
+    async with agent(cluster, name):
+        pod = await cluster.wait_phase("Succeeded")
+    state = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    started = running["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    assert state["startedAt"] == started
+    lasted = objects.parse_time(state["finishedAt"]) - objects.parse_time(started)
+    assert lasted == 2
+
+
+async def test_a_pod_deleted_while_the_agent_was_away_is_stopped(
+    cluster: harness.Cluster,
+) -> None:
+    (name,) = cluster.node_names()
+    async with agent(cluster, name) as first:
+        await cluster.create(name)
+        await cluster.create(name, "forced")
+        await cluster.wait_phase("Running")
+        await cluster.wait_phase("Running", "forced")
+        await first.kill()
+    await cluster.delete()
+    await cluster.delete("forced", grace_period_seconds=0)
+    assert await cluster.get() is not None
+    async with agent(cluster, name):
+        await cluster.wait_gone()
+
+
+async def test_a_stopped_agent_leaves_its_pods_running(cluster: harness.Cluster) -> None:
+    (name,) = cluster.node_names()
+    async with agent(cluster, name) as first:
+        await cluster.create(name)
+        before = await cluster.wait_phase("Running")
+        code, written = await first.stop()
+    assert code == 0, written
+    assert "Traceback" not in written
+    after = await cluster.get()
+    assert after is not None
+    assert after["status"] == before["status"]
+
+
+async def test_the_api_server_goes_away_and_comes_back(
+    own_apiserver: testing.ControlPlane,
+) -> None:
+    own_apiserver.create_namespace("restart")
+    cluster = harness.Cluster(own_apiserver.kubeconfig, "restart")
+    names = cluster.node_names(2)
+    async with harness.Running(cluster.kubeconfig, names):
+        await cluster.create(names[0])
+        await cluster.create(
+            names[1], "crashing", annotations={"run-seconds": "1", "exit-code": "1", "ends": "1"}
+        )
+        before = await cluster.wait_phase("Running")
+        await cluster.wait_phase("Running", "crashing")
+        await asyncio.to_thread(own_apiserver.stop_apiserver, grace=0)
+        await asyncio.sleep(2)
+        await asyncio.to_thread(own_apiserver.start_apiserver)
+        pod = await cluster.wait(
+            lambda p: (
+                p is not None
+                and p["status"]["containerStatuses"][0]["restartCount"] == 1
+                and objects.is_true(p, "Ready")
+            ),
+            "crashing",
+        )
+        assert pod["status"]["phase"] == "Running"
+        now = await cluster.get()
+        assert now is not None
+        assert what_must_survive(now) == what_must_survive(before)
+        await cluster.create(names[1], "later")
+        await cluster.wait_phase("Running", "later")
+        await cluster.delete()
+        await cluster.wait_gone()
+        for name in names:
+            node = await cluster.api.get(resources.NODES, name)
+            assert objects.is_true(node, "Ready")
+    await cluster.close()
+
+
+async def test_a_provider_of_one_s_own_needs_few_lines(
+    cluster: harness.Cluster, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sleeping_provider.py").write_text(
+        textwrap.dedent('''
+        """Runs each container as a sleeping process."""
+
+        import asyncio
+        import dataclasses
+        import time
+
+        from whipstaff.node_agent import provider
+
+        State = provider.State
+
+
+        class Provider(provider.Provider):
+            name = "sleep"
+
+            def __init__(self, options):
+                super().__init__(options)
+                self.pods = {}
+                self.processes = {}
+
+            async def ensure_sandbox(self, pod, attempt):
+                uid = pod["metadata"]["uid"]
+                found = self.pods.get(uid, provider.RuntimePod(uid))
+                sandbox = provider.Sandbox(f"{uid}-{attempt}", attempt, created_at=time.time())
+                self.pods[uid] = found.with_sandbox(sandbox)
+                return sandbox
+
+            async def stop_sandbox(self, pod, sandbox):
+                stopped = dataclasses.replace(sandbox, ready=False)
+                uid = pod["metadata"]["uid"]
+                self.pods[uid] = self.pods[uid].with_sandbox(stopped)
+                return stopped
+
+            async def start_container(self, pod, sandbox, spec):
+                process = await asyncio.create_subprocess_exec(*(spec.command or ("sleep", "1000")))
+                run = provider.RuntimeContainer(
+                    id=str(process.pid), name=spec.name, state=State.RUNNING, attempt=spec.attempt,
+                    sandbox_id=sandbox.id, created_at=time.time(), started_at=time.time(),
+                )
+                self.processes[run.id] = process
+                self.note(pod, run)
+                return run
+
+            async def stop_container(self, pod, container, grace):
+                process = self.processes[container.id]
+                process.terminate()
+                await process.wait()
+                return self.note(pod, self.ended(container, process))
+
+            async def remove(self, pod, container=None):
+                if container is None:
+                    self.pods.pop(pod.uid, None)
+
+            async def list(self, uid=None):
+                for pod in self.pods.values():
+                    for run in pod.containers:
+                        process = self.processes[run.id]
+                        if run.state is State.RUNNING and process.returncode is not None:
+                            ended = pod.with_container(self.ended(run, process))
+                            self.pods[pod.uid] = ended
+                return [p for p in self.pods.values() if uid in (None, p.uid)]
+
+            def note(self, pod, run):
+                uid = pod["metadata"]["uid"]
+                self.pods[uid] = self.pods[uid].with_container(run)
+                return run
+
+            def ended(self, run, process):
+                code = process.returncode
+                return dataclasses.replace(
+                    run, state=State.EXITED, finished_at=time.time(), exit_code=code % 256,
+                    reason="Error" if code else "Completed",
+                )
+        ''')
+    )
+    monkeypatch.chdir(tmp_path)
+    (name,) = cluster.node_names()
+    async with harness.Command(
+        cluster.kubeconfig,
+        "--node-name", name, "--provider", "sleeping_provider:Provider",
+        "--node-ip", "127.0.0.1", "--port", "0",
+    ):  # fmt: skip
+        await cluster.create(name)
+        once = [{"name": "app", "image": "x", "command": ["sh", "-c", "exit 3"]}]
+        await cluster.create(name, "once", restartPolicy="Never", containers=once)
+        pod = await cluster.wait_phase("Running")
+        status = pod["status"]["containerStatuses"][0]
+        assert status["containerID"].startswith("sleep://")
+        assert status["ready"]
+        failed = await cluster.wait_phase("Failed", "once")
+        ended = failed["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert ended["exitCode"] == 3
+        await cluster.delete()
+        await cluster.wait_gone()
+
+
+# The command.
+
+
+async def test_a_user_without_rights_is_told_which_are_missing(
+    apiserver: testing.ControlPlane,
+) -> None:
+    kubeconfig = apiserver.issue_kubeconfig("nobody", ())
+    async with harness.Command(
+        kubeconfig, "--provider", "simulated", "--nodes", "2", "--port", "0"
+    ) as command:
+        code, written = await command.ended()
+    assert code == 1
+    line = written.strip().splitlines()[-1]
+    assert "patch pods/status" in line
+    assert "create, get, list, watch nodes;" in line
+    assert "Traceback" not in written
+
+
+async def test_health_pods_and_metrics_are_served(
+    cluster: harness.Cluster, apiserver: testing.ControlPlane, unused_tcp_port: int
+) -> None:
+    (name,) = cluster.node_names()
+    flags = ("--port", str(unused_tcp_port), "--client-ca-file", str(apiserver.ca))
+    async with agent(cluster, name, *flags):
+        await cluster.create(name)
+        await cluster.wait_phase("Running")
+        url = f"https://127.0.0.1:{unused_tcp_port}"
+        assert await curl(url + "/healthz") == (200, "ok")
+        assert await curl(url + "/readyz") == (200, "ok")
+        status, _ = await curl(url + "/pods")
+        assert status == 403
+        pair = apiserver.pki.admin
+        admin = ("--cert", str(pair.certificate), "--key", str(pair.key))
+        status, body = await curl(url + "/pods", *admin)
+        assert status == 200
+        assert '"kind":"PodList"' in body
+        assert f'"namespace":"{cluster.namespace}"' in body
+        status, body = await curl(url + "/metrics", *admin)
+        assert status == 200
+        assert "kubelet_running_pods 1.0" in body
+        assert 'kubelet_running_containers{container_state="running"} 1.0' in body
+        assert 'kubelet_started_containers_total{container_type="container"} 1.0' in body
+
+
+async def curl(url: str, *flags: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sk", "--max-time", "10", "-w", "\n%{http_code}", *flags, url,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    written, _ = await process.communicate()
+    body, _, status = written.decode().rpartition("\n")
+    return int(status), body

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -204,6 +205,17 @@ async def test_loopback_traffic_is_not_compressed(api: client.Client, wire: Wire
     assert (sent["accept"], sent["accept-encoding"]) == ("application/json", "identity")
     assert sent["user-agent"] == "whipstaff"
     assert "cookie" not in sent
+
+
+async def test_far_servers_may_compress_and_are_reached_through_a_proxy(wire: Wire) -> None:
+    zipped = gzip.compress(b'{"kind": "Node"}')
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(zipped)}\r\n"
+    wire.script = [head.encode() + b"Content-Type: application/json\r\n\r\n" + zipped]
+    connection = config.Connection("http://far.example:1/k8s", "a test", proxy=wire.url)
+    async with client.Client(connection) as api:
+        assert await api.get(resources.NODES, "n") == {"kind": "Node"}
+    assert wire.requests[0].target == "http://far.example:1/k8s/api/v1/nodes/n"
+    assert wire.requests[0].headers["accept-encoding"] == "gzip"
 
 
 async def test_a_body_of_megabytes_goes_out_whole(api: client.Client, wire: Wire) -> None:

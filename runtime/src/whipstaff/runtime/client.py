@@ -457,11 +457,12 @@ class Client:
 
 
 def _asks_for_patience(refusal: errors.ApiError) -> bool:
-    return (
-        refusal.status in {429, 503}
-        and refusal.retry_after is not None
-        and refusal.retry_after <= MAX_RETRY_AFTER
-    )
+    if refusal.status not in {429, 503} or refusal.retry_after is None:
+        return False
+    # An eviction that a PodDisruptionBudget forbids says "later" too, and may mean days.
+    causes = refusal.details.get("causes") or []
+    forbidden = any(cause.get("reason") == "DisruptionBudget" for cause in causes)
+    return not forbidden and refusal.retry_after <= MAX_RETRY_AFTER
 
 
 def _content(answer: transport.Answer) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import decision, framework, profile, snapshot, testing
+from whipstaff.scheduler import decision, framework, pods, profile, pruning, snapshot, testing
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -13,8 +13,11 @@ DEFAULT = profile.default_profile("default-scheduler")
 
 
 def decide(cluster: snapshot.Snapshot, **pod: Any) -> decision.Decision:
-    decider = decision.Decider(cluster, random.Random(0))
-    return decider.decide(testing.pod_info("new", **pod), DEFAULT)
+    """Decide about a pod as the informer keeps it, pruned: a field that is needed must be left."""
+    kept = pruning.pod(testing.pod_info("new", **pod).raw)
+    return decision.Decider(cluster, random.Random(0)).decide(
+        pods.PodInfo.from_object(kept), DEFAULT
+    )
 
 
 TERM = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}

@@ -15,7 +15,14 @@ Object = dict[str, Any]
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
-_CONTAINER_FIELDS = ("name", "image", "resources", "ports", "restartPolicy")
+_CONTAINER_FIELDS = (
+    "name",
+    "image",
+    "resources",
+    "ports",
+    "restartPolicy",
+    "restartPolicyRules",
+)
 _CONTAINER_STATUS_FIELDS = ("name", "allocatedResources", "resources")
 _POD_STATUS_FIELDS = (
     "phase",

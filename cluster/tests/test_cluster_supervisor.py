@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -22,6 +23,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 print("listening", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
+# Serves at once the first time, and only after a second when it is started again.
+SLOW_TO_RETURN = (
+    """
+import pathlib, sys, time
+been_here = pathlib.Path(sys.argv[2])
+if been_here.exists():
+    time.sleep(1)
+been_here.touch()
+"""
+    + SERVER
+)
 BROKEN = "import sys; sys.exit('no such flag: --colour')"
 
 
@@ -98,6 +110,22 @@ async def test_a_component_that_dies_is_started_again(place: layout.Layout) -> N
             await until(place, lambda seen: seen.settled and seen.components[0].restarts == 1)
         ).components[0]
         assert after.process not in {None, before.process}
+        assert after.message == "was ended by signal 9"
+
+
+async def test_one_that_is_slow_to_come_back_is_given_the_time(
+    place: layout.Layout, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = component("kube-apiserver", SLOW_TO_RETURN)
+    slow = dataclasses.replace(slow, argv=(*slow.argv, str(tmp_path / "been-here")))
+    async with supervised(place, slow):
+        before = (await until(place, lambda seen: seen.settled)).components[0]
+        assert before.process is not None
+        monkeypatch.setattr(supervisor, "_SERVE", 0.2)
+        os.kill(before.process.pid, signal.SIGKILL)
+        await until(place, lambda seen: seen.components[0].restarts == 1)
+        after = (await until(place, lambda seen: seen.settled)).components[0]
+        assert after.restarts == 1
         assert after.message == "was ended by signal 9"
 
 

@@ -16,6 +16,7 @@ import datetime
 import fcntl
 import functools
 import importlib
+import math
 import os
 import pathlib
 import signal
@@ -40,7 +41,7 @@ from whipstaff.cluster import (
 from whipstaff.runtime import errors, logs
 
 _POLL = 0.1  # seconds between looks at a process
-_SERVE = 60.0  # seconds that a component may take to serve the first time
+_SERVE = 120.0  # seconds that a component may take to serve the first time
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.5, 30.0
 _STEADY = 60.0  # after so many seconds of running, the next pause is the first again
 
@@ -172,8 +173,13 @@ class Supervisor:
     async def _come_up(
         self, component: components.Component, process: processes.Process
     ) -> str | None:
-        """Wait until it serves (None), or say why it doesn't."""
-        deadline = time.monotonic() + _SERVE
+        """Wait until it serves (None), or say why it doesn't.
+
+        One that has served before is given all the time that it takes: a kube-apiserver that comes
+        back under load would only begin again.
+        """
+        known = self._serves[component.name].is_set()
+        deadline = math.inf if known else time.monotonic() + _SERVE
         ask = functools.partial(
             probes.failure,
             component.endpoint,

@@ -2,7 +2,6 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-export PYTHONDONTWRITEBYTECODE ?=
 
 .PHONY: help up down status test unit check format bench soak requirements setup clean
 

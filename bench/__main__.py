@@ -1,6 +1,7 @@
 """`make bench`: each scheduler on a fresh control plane, the stock one and ours in the same run.
 
     python -m bench [--workload NAME] [--nodes N] [--init-pods N] [--pods N] [--scheduler NAME]...
+        [--arrival backlog|stream]... [--output FILE]
 
 Client limits are lifted for both (QPS 5000). Prints a table; --output stores the results as JSON.
 """
@@ -47,6 +48,14 @@ def machine() -> str:
     show_default=True,
 )
 @click.option(
+    "--arrival",
+    "arrivals",
+    multiple=True,
+    type=click.Choice(["backlog", "stream"]),
+    default=("backlog", "stream"),
+    show_default=True,
+)
+@click.option(
     "--output", type=click.Path(path_type=pathlib.Path), help="Store the results as JSON."
 )
 def main(
@@ -55,13 +64,18 @@ def main(
     init_pods: int | None,
     pods: int | None,
     schedulers: tuple[str, ...],
+    arrivals: tuple[report.Arrival, ...],
     output: pathlib.Path | None,
 ) -> None:
     """Measure schedulers side by side."""
     chosen = workloads.WORKLOADS[workload]
     sizes = {"nodes": nodes, "init_pods": init_pods, "pods": pods}
     chosen = dataclasses.replace(chosen, **{k: v for k, v in sizes.items() if v is not None})
-    results = [asyncio.run(run.measure(chosen, scheduler)) for scheduler in schedulers]
+    results = [
+        asyncio.run(run.measure(chosen, scheduler, arrival))
+        for arrival in arrivals
+        for scheduler in schedulers
+    ]
     record = {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "machine": machine(),

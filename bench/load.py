@@ -7,8 +7,9 @@ pods that have a node.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from whipstaff.runtime import client, errors, resources
@@ -52,17 +53,6 @@ class BindWatch:
         self.bound: dict[str, tuple[float, str]] = {}
         self._api = api
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End the watch."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def wait_for(
         self, count: int, *, stalled: float, progress: Callable[[int], None]
@@ -74,8 +64,6 @@ class BindWatch:
         """
         while len(self.bound) < count:
             progress(len(self.bound))
-            if self._task is not None and self._task.done():
-                self._task.result()
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), stalled)
@@ -84,7 +72,8 @@ class BindWatch:
                     f"no pod was bound for {stalled:.0f} s: {len(self.bound)} of {count} are"
                 ) from None
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Watch until cancelled."""
         while True:
             try:
                 stream = self._api.watch(
@@ -104,3 +93,15 @@ class BindWatch:
         if node and name not in self.bound:
             self.bound[name] = (time.monotonic(), node)
             self._changed.set()
+
+
+@contextlib.asynccontextmanager
+async def watched(api: client.Client) -> AsyncIterator[BindWatch]:
+    """A watch that runs for as long as the context."""
+    watch = BindWatch(api)
+    task = asyncio.create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

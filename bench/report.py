@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+Arrival: TypeAlias = Literal["stream", "backlog"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """One scheduler on one workload.
 
-    `seconds` runs from the first create to the last bind; `throughput` is scheduler_perf's average:
+    `seconds` runs from the first create (stream) or the last init pod's bind (backlog) to the last
+    bind; `throughput` is scheduler_perf's average:
     the mean over one-second samples, the first and the last, which aren't whole, left out.
     Latencies run from the answer to the create to the watch event with a node, in seconds.
     """
 
     workload: str
     scheduler: str
+    arrival: Arrival
     nodes: int
     pods: int
     seconds: float
@@ -50,17 +55,17 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def table(results: Sequence[Result]) -> str:
     """A Markdown table: pods/s, CPU, peak RSS, create to bind, and the pods/s ratio to stock."""
-    stock = {r.workload: r for r in results if r.scheduler == "kube-scheduler"}
-    lines = [
-        "| workload | nodes | pods | scheduler | pods/s | CPU ms/pod | MB | p50 | p99 | ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    stock = {(r.workload, r.arrival): r for r in results if r.scheduler == "kube-scheduler"}
+    columns = ("workload", "arrival", "nodes", "pods", "scheduler", "pods/s", "ratio")
+    costs = ("CPU ms/pod", "RSS MB", "p50", "p99")
+    lines = [f"| {' | '.join(columns + costs)} |", "|---" * len(columns + costs) + "|"]
     for r in results:
-        base = stock.get(r.workload)
-        ratio = f"{r.pods / r.seconds / (base.pods / base.seconds):.2f}" if base else "-"
+        base = stock.get((r.workload, r.arrival))
+        rate = r.pods / r.seconds
+        ratio = f"{rate * base.seconds / base.pods:.2f}" if base else "-"
+        waits = f"{r.latency_p50:.2f} s | {r.latency_p99:.2f} s" if r.latency_p99 else "- | -"
         lines.append(
-            f"| {r.workload} | {r.nodes} | {r.pods} | {r.scheduler} | {r.pods / r.seconds:.0f} "
-            f"(samples {r.throughput:.0f}) | {r.cpu_ms_per_pod:.2f} | {r.peak_rss_mb:.0f} "
-            f"| {r.latency_p50:.2f} s | {r.latency_p99:.2f} s | {ratio} |"
+            f"| {r.workload} | {r.arrival} | {r.nodes} | {r.pods} | {r.scheduler} | {rate:.0f} "
+            f"| {ratio} | {r.cpu_ms_per_pod:.2f} | {r.peak_rss_mb:.0f} | {waits} |"
         )
     return "\n".join(lines)

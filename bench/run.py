@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -141,9 +142,17 @@ class Progress:
         click.echo(f"  {self._label}: {count}/{self._total}{end}", err=True, nl=False)
 
 
-async def measure(workload: workloads.Workload, scheduler: str) -> report.Result:
-    """Measure one scheduler on one workload, everything fresh."""
-    click.echo(f"{workload.name} with {scheduler}", err=True)
+async def measure(
+    workload: workloads.Workload, scheduler: str, arrival: report.Arrival
+) -> report.Result:
+    """Measure one scheduler on one workload, everything fresh.
+
+    With the arrival `stream` pods are created while they are bound, as in scheduler_perf: on a
+    small machine the load and the API server take most of it. With `backlog` all are there before
+    the scheduler starts, and the clock runs from the last init pod's binding: what the scheduler
+    can do by itself.
+    """
+    click.echo(f"{workload.name} with {scheduler}, {arrival}", err=True)
     assets = binaries.resolve((*envtest.NAMES, "kube-scheduler"), report=_say)
     with (
         tempfile.TemporaryDirectory(prefix="whipstaff-bench-") as name,
@@ -152,6 +161,7 @@ async def measure(workload: workloads.Workload, scheduler: str) -> report.Result
         folder = pathlib.Path(name)
         user, groups = SCHEDULER_USER
         kubeconfig = pathlib.Path(plane.issue_kubeconfig(user, groups))
+        command = SCHEDULERS[scheduler](plane, kubeconfig, ports.scratch(1)[0], folder)
         async with client.Client(config.load(str(plane.kubeconfig))) as api:
             await load.create_all(
                 api,
@@ -160,68 +170,94 @@ async def measure(workload: workloads.Workload, scheduler: str) -> report.Result
                 workloads.node,
                 progress=Progress("nodes", workload.nodes),
             )
-            command = SCHEDULERS[scheduler](plane, kubeconfig, ports.scratch(1)[0], folder)
-            with started(command, folder / "scheduler.log") as process:
-                return await _bind_all(api, workload, scheduler, process)
+            run = Run(api, workload)
+            bind = run.backlog if arrival == "backlog" else run.stream
+            await bind(started(command, folder / "scheduler.log"))
+            return run.result(scheduler, arrival)
 
 
-async def _bind_all(
-    api: client.Client, workload: workloads.Workload, scheduler: str, process: psutil.Process
-) -> report.Result:
-    watch = load.BindWatch(api)
-    watch.start()
-    try:
-        await _pods(api, workload, "init", workload.init_pods)
-        await watch.wait_for(
-            workload.init_pods,
-            stalled=STALLED_SECONDS,
-            progress=Progress("init pods bound", workload.init_pods),
+@dataclasses.dataclass(slots=True)
+class Run:
+    """The moments and the costs of one run, gathered as it goes."""
+
+    api: client.Client
+    workload: workloads.Workload
+    created: dict[str, float] = dataclasses.field(default_factory=dict)
+    bound: dict[str, float] = dataclasses.field(default_factory=dict)
+    started_at: float = 0.0
+    cpu: float = 0.0
+    peak_rss: int = 0
+
+    async def stream(self, scheduler: contextlib.AbstractContextManager[psutil.Process]) -> None:
+        """Bind the init pods, then create the measured ones as fast as they are taken."""
+        with scheduler as process:
+            async with load.watched(self.api) as watch:
+                await self._create("init", self.workload.init_pods)
+                await self._wait(watch, self.workload.init_pods, "init pods bound")
+                async with self._measured(process):
+                    creating = asyncio.create_task(self._create("measured", self.workload.pods))
+                    await self._wait(watch, self.workload.init_pods + self.workload.pods, "bound")
+                    measured = await creating
+        self.created = measured
+        self.bound = {name: watch.bound[name][0] for name in measured}
+
+    async def backlog(self, scheduler: contextlib.AbstractContextManager[psutil.Process]) -> None:
+        """Create all pods, then start the scheduler; the init pods are its warm-up."""
+        total = self.workload.init_pods + self.workload.pods
+        await self._create("pod", total)
+        async with load.watched(self.api) as watch:
+            with scheduler as process:
+                await self._wait(watch, self.workload.init_pods, "init pods bound")
+                async with self._measured(process):
+                    await self._wait(watch, total, "bound")
+        moments = sorted((moment, name) for name, (moment, _) in watch.bound.items())
+        self.bound = {name: moment for moment, name in moments[-self.workload.pods :]}
+
+    def result(self, scheduler: str, arrival: report.Arrival) -> report.Result:
+        """What the run comes to."""
+        seconds = max(self.bound.values()) - self.started_at
+        waits = [max(0.0, self.bound[name] - moment) for name, moment in self.created.items()]
+        return report.Result(
+            workload=self.workload.name,
+            scheduler=scheduler,
+            arrival=arrival,
+            nodes=self.workload.nodes,
+            pods=self.workload.pods,
+            seconds=seconds,
+            throughput=report.throughput(list(self.bound.values()), self.started_at),
+            cpu_ms_per_pod=1000 * self.cpu / self.workload.pods,
+            peak_rss_mb=self.peak_rss / 2**20,
+            latency_p50=report.percentile(waits, 0.50),
+            latency_p99=report.percentile(waits, 0.99),
         )
+
+    @contextlib.asynccontextmanager
+    async def _measured(self, process: psutil.Process) -> AsyncIterator[None]:
+        """Account for the process's CPU time and memory, and start the clock."""
         before = process.cpu_times()
-        started_at = time.monotonic()
+        self.started_at = time.monotonic()
         async with peak_rss(process) as peak:
-            created = asyncio.create_task(_pods(api, workload, "measured", workload.pods))
-            await watch.wait_for(
-                workload.init_pods + workload.pods,
-                stalled=STALLED_SECONDS,
-                progress=Progress("pods bound", workload.init_pods + workload.pods),
-            )
-            created_at = await created
+            yield
         after = process.cpu_times()
-    finally:
-        await watch.stop()
-    bound = {name: moment for name, (moment, _) in watch.bound.items() if name in created_at}
-    seconds = max(bound.values()) - started_at
-    cpu = (after.user + after.system) - (before.user + before.system)
-    latencies = [max(0.0, moment - created_at[name]) for name, moment in bound.items()]
-    return report.Result(
-        workload=workload.name,
-        scheduler=scheduler,
-        nodes=workload.nodes,
-        pods=workload.pods,
-        seconds=seconds,
-        throughput=report.throughput(list(bound.values()), started_at),
-        cpu_ms_per_pod=1000 * cpu / workload.pods,
-        peak_rss_mb=peak[0] / 2**20,
-        latency_p50=report.percentile(latencies, 0.50),
-        latency_p99=report.percentile(latencies, 0.99),
-    )
+        self.cpu = (after.user + after.system) - (before.user + before.system)
+        self.peak_rss = peak[0]
 
+    async def _wait(self, watch: load.BindWatch, count: int, label: str) -> None:
+        await watch.wait_for(count, stalled=STALLED_SECONDS, progress=Progress(label, count))
 
-async def _pods(
-    api: client.Client, workload: workloads.Workload, prefix: str, count: int
-) -> dict[str, float]:
-    created: dict[str, float] = {}
+    async def _create(self, prefix: str, count: int) -> dict[str, float]:
+        """Create pods: the moment of each answer by name."""
+        created: dict[str, float] = {}
 
-    def note(pod: client.Object) -> None:
-        created[pod["metadata"]["name"]] = time.monotonic()
+        def note(pod: client.Object) -> None:
+            created[pod["metadata"]["name"]] = time.monotonic()
 
-    await load.create_all(
-        api,
-        resources.PODS,
-        count,
-        lambda index: workload.pod(load.NAMESPACE, f"{prefix}-{index:06d}"),
-        done=note,
-        progress=Progress(f"{prefix} pods created", count),
-    )
-    return created
+        await load.create_all(
+            self.api,
+            resources.PODS,
+            count,
+            lambda index: self.workload.pod(load.NAMESPACE, f"{prefix}-{index:06d}"),
+            done=note,
+            progress=Progress(f"{prefix} pods created", count),
+        )
+        return created

@@ -26,12 +26,15 @@ from whipstaff.node_agent import (
     timeline,
     workers,
 )
-from whipstaff.runtime import client, informer, objects, resources
+from whipstaff.runtime import client, informer, logs, objects, resources
 
 Object = objects.Object
 
 # How long statuses that are due when the agent stops have to reach the API.
 _DRAIN_SECONDS = 2.0
+_ASK_AGAIN_SECONDS = 1.0
+
+_log = logs.get("node_agent.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +166,17 @@ class Agent:
 
     async def _work(self) -> None:
         await self.source.informer.synced.wait()
-        found = {pod.uid: pod for pod in await self.runtime.list()}
-        self.source.take_over(found)
+        self.source.take_over(await self._found())
         await self.crew.follow()
+
+    async def _found(self) -> dict[str, provider.RuntimePod]:
+        """What runs already; a runtime that can't say is asked again."""
+        while True:
+            try:
+                return {pod.uid: pod for pod in await self.runtime.list()}
+            except provider.ProviderError as error:
+                _log.warning("the runtime can't say what runs", error=str(error))
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     def _make_node_informer(self, api: client.Client) -> informer.Informer:
         only = next(iter(self.nodes)) if len(self.nodes) == 1 else None

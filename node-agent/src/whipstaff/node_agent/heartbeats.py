@@ -93,6 +93,7 @@ class Heartbeats:
         self._registered = registered
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._reporting: set[str] = set()
+        self._seen: dict[str, Object] = {}  # what came before the answer to a registration
         self._failures: dict[str, int] = {}
         self._complete = asyncio.Event()
 
@@ -134,7 +135,10 @@ class Heartbeats:
 
     def _take(self, obj: Object) -> None:
         node = self._fleet.get(obj["metadata"]["name"])
-        if node is None or node.object is None:
+        if node is None:
+            return
+        if node.object is None:
+            self._seen[node.name] = obj
             return
         known, new = node.object["metadata"], obj["metadata"]
         if known["uid"] != new["uid"] or int(new["resourceVersion"]) < int(
@@ -166,8 +170,13 @@ class Heartbeats:
         self._failures.pop(node.name, None)
         node.object = records.prune_node(found)
         self._runtime.configure(node.object)
+        if node.name in self._seen:
+            self._take(self._seen.pop(node.name))
         self._registered(node)
         self._count()
+        if len(self._fleet) == 1:
+            # A fleet starts in silence: its events would hold up those about pods.
+            self._tell(node, "Starting", "Starting kubelet.")
         delay = self._timing.report_interval * random.uniform(0.5, 1.5)
         self._later(delay, functools.partial(self._report, node, periodic=True))
         await self._renew(node, first=True)
@@ -286,11 +295,11 @@ class Heartbeats:
         was = objects.is_true(node.object, "Ready")
         node.object = records.prune_node(answer)
         if objects.is_true(node.object, "Ready") != was:
-            self._announce(node, "NodeNotReady" if was else "NodeReady")
+            reason = "NodeNotReady" if was else "NodeReady"
+            self._tell(node, reason, f"Node {node.name} status is now: {reason}")
 
-    def _announce(self, node: nodes.Node, reason: str) -> None:
+    def _tell(self, node: nodes.Node, reason: str, note: str) -> None:
         assert node.object is not None
-        note = f"Node {node.name} status is now: {reason}"
         metadata = node.object["metadata"]
         regarding = {"apiVersion": "v1", "kind": "Node"} | {k: metadata[k] for k in ("name", "uid")}
         self._recorder.event(regarding, "Normal", reason, "Heartbeat", note)

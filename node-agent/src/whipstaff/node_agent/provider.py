@@ -176,10 +176,10 @@ class RuntimePod:
         return dataclasses.replace(self, sandboxes=tuple(merged))
 
     def with_container(self, container: RuntimeContainer) -> RuntimePod:
-        """With news of one run; older news than what is known change nothing."""
-        known = [c for c in self.containers if c.id == container.id]
-        if known and known[0].state > container.state:
-            return self
+        """With news of one run; what is known already, or is older, changes nothing."""
+        for known in self.containers:
+            if known.id == container.id and (known.state > container.state or known == container):
+                return self
         others = [c for c in self.containers if c.id != container.id]
         others.append(container)
         others.sort(key=lambda c: (c.created_at, c.attempt), reverse=True)

@@ -121,10 +121,11 @@ def finish(pod: Object, status: Object, observed: Observation, now: float) -> Ob
             container_statuses.lost(s) if i < due and "terminated" not in s["state"] else s
             for i, s in enumerate(finished["initContainerStatuses"])
         ]
-    if not conditions.is_terminal(finished):
-        finished["phase"] = "Failed"
+    if conditions.is_terminal(finished):
+        return finished
+    finished["phase"] = "Failed"
     finished["conditions"] = conditions.generate(
-        pod, observed.runtime, _by_name(finished), finished["phase"], status["conditions"], now
+        pod, observed.runtime, _by_name(finished), "Failed", status["conditions"], now
     )
     return finished
 

@@ -19,6 +19,8 @@ from typing import Any
 from whipstaff.runtime import logs
 
 _LONGEST_SLEEP = 60.0
+# The event loop's timers count in milliseconds: one that is early finds nothing due.
+_GRAIN = 0.001
 
 _COMPACT_ABOVE = 1000
 
@@ -131,7 +133,7 @@ class Timeline:
             self._timer = None
             return
         self._armed_for = self._heap[0][0]
-        delay = min(max(self._armed_for - self.clock(), 0.0), _LONGEST_SLEEP)
+        delay = min(max(self._armed_for - self.clock(), 0.0) + _GRAIN, _LONGEST_SLEEP)
         self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
 
     def _wake(self) -> None:

@@ -63,6 +63,7 @@ class Worker:
         deleted: whether its deletion was asked for.
         claim: what it holds of its node: from its admission to its end.
         admitted: whether the node has had its say.
+        settled: all is over, and the API has the last status.
         dirty: there is news that no decision has seen.
         changed: the object changed in a way that the provider is to be told of.
         stale: the provider's news were lost, it must be asked what is there.
@@ -82,6 +83,7 @@ class Worker:
     deleted: bool = False
     claim: admission.Claim | None = None
     admitted: bool = False
+    settled: bool = False
     started: bool = False
     status_since: float = 0.0
     failures: int = 0
@@ -142,6 +144,7 @@ class Worker:
         """Take note that the API has this status."""
         if self.life.status is status:
             self.life.status = None
+            self.settled = self.life.stage is Stage.TERMINATED
 
     def give_up(self) -> None:
         """Take note that there is nothing to write to any more."""
@@ -291,13 +294,16 @@ class Workers:
             worker = self._workers.get(event.uid)
             if worker is None:
                 continue
-            life = worker.life
+            known = runtime = worker.life.runtime
             if event.container is not None:
-                life.runtime = life.runtime.with_container(self._assumed_run(event.container))
+                runtime = runtime.with_container(self._assumed_run(event.container))
             if event.sandbox is not None:
-                life.runtime = life.runtime.with_sandbox(event.sandbox)
+                runtime = runtime.with_sandbox(event.sandbox)
             if event.container is None and event.sandbox is None:
                 worker.stale = True
+            elif runtime is known:
+                continue
+            worker.life.runtime = runtime
             self.wake(worker)
 
     def registered(self, node: nodes.Node) -> None:
@@ -375,13 +381,16 @@ class Workers:
             worker.life.runtime = self._assumed(found)
 
     async def _decide(self, worker: Worker) -> None:
+        life = worker.life
+        if life.stage is Stage.TERMINATED and (life.orphaned or worker.settled):
+            await self._settle(worker)
+            return
         pod = worker.load()
         if worker.changed:
             worker.changed = False
             self._runtime.refresh(pod)
         if not worker.admitted and not self._admit(worker, pod):
             return
-        life = worker.life
         now = self._line.clock()
         decision = lifecycle.decide(pod, life, self._context, now)
         if decision.verdict is not None and life.verdict is None:
@@ -389,14 +398,14 @@ class Workers:
         life.verdict = decision.verdict
         life.stage = decision.stage
         life.grace = decision.grace
-        if life.orphaned:
-            if decision.finished:
-                await self._forget(worker)
-                return
-        else:
+        if not life.orphaned:
             self._publish(worker, pod, decision.status, now)
+        elif decision.finished:
+            await self._settle(worker)
+            return
         if decision.finished:
             self._release(worker)
+            worker.settled = life.status is None
         await self._execute(worker, pod, decision.operations)
         self._wake_at(worker, decision.wake_at)
 
@@ -459,8 +468,12 @@ class Workers:
             worker.node.usage.remove(worker.claim)
             worker.claim = None
 
-    async def _forget(self, worker: Worker) -> None:
-        """Nothing is left of the pod, neither here nor in the API."""
+    async def _settle(self, worker: Worker) -> None:
+        """All is over: the pod may be deleted from the API, or has been, and can be forgotten."""
+        if not worker.life.orphaned:
+            if worker.may_be_deleted():
+                self._reporter.put(worker)
+            return
         self._release(worker)
         await self._executor.remove(worker.life.runtime)
         if worker.alarm is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-import textwrap
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -173,104 +172,46 @@ async def test_the_api_server_goes_away_and_comes_back(
     await cluster.close()
 
 
-async def test_a_provider_of_one_s_own_needs_few_lines(
-    cluster: harness.Cluster, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_example_of_a_provider_runs_processes(
+    cluster: harness.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sleeping_provider.py").write_text(
-        textwrap.dedent('''
-        """Runs each container as a sleeping process."""
-
-        import asyncio
-        import dataclasses
-        import time
-
-        from whipstaff.node_agent import provider
-
-        State = provider.State
-
-
-        class Provider(provider.Provider):
-            name = "sleep"
-
-            def __init__(self, options):
-                super().__init__(options)
-                self.pods = {}
-                self.processes = {}
-
-            async def ensure_sandbox(self, pod, attempt):
-                uid = pod["metadata"]["uid"]
-                found = self.pods.get(uid, provider.RuntimePod(uid))
-                sandbox = provider.Sandbox(f"{uid}-{attempt}", attempt, created_at=time.time())
-                self.pods[uid] = found.with_sandbox(sandbox)
-                return sandbox
-
-            async def stop_sandbox(self, pod, sandbox):
-                stopped = dataclasses.replace(sandbox, ready=False)
-                uid = pod["metadata"]["uid"]
-                self.pods[uid] = self.pods[uid].with_sandbox(stopped)
-                return stopped
-
-            async def start_container(self, pod, sandbox, spec):
-                process = await asyncio.create_subprocess_exec(*(spec.command or ("sleep", "1000")))
-                run = provider.RuntimeContainer(
-                    id=str(process.pid), name=spec.name, state=State.RUNNING, attempt=spec.attempt,
-                    sandbox_id=sandbox.id, created_at=time.time(), started_at=time.time(),
-                )
-                self.processes[run.id] = process
-                self.note(pod, run)
-                return run
-
-            async def stop_container(self, pod, container, grace):
-                process = self.processes[container.id]
-                process.terminate()
-                await process.wait()
-                return self.note(pod, self.ended(container, process))
-
-            async def remove(self, pod, container=None):
-                if container is None:
-                    self.pods.pop(pod.uid, None)
-
-            async def list(self, uid=None):
-                for pod in self.pods.values():
-                    for run in pod.containers:
-                        process = self.processes[run.id]
-                        if run.state is State.RUNNING and process.returncode is not None:
-                            ended = pod.with_container(self.ended(run, process))
-                            self.pods[pod.uid] = ended
-                return [p for p in self.pods.values() if uid in (None, p.uid)]
-
-            def note(self, pod, run):
-                uid = pod["metadata"]["uid"]
-                self.pods[uid] = self.pods[uid].with_container(run)
-                return run
-
-            def ended(self, run, process):
-                code = process.returncode
-                return dataclasses.replace(
-                    run, state=State.EXITED, finished_at=time.time(), exit_code=code % 256,
-                    reason="Error" if code else "Completed",
-                )
-        ''')
-    )
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1] / "examples")
     (name,) = cluster.node_names()
     async with harness.Command(
         cluster.kubeconfig,
-        "--node-name", name, "--provider", "sleeping_provider:Provider",
+        "--node-name", name, "--provider", "process_provider:Provider",
         "--node-ip", "127.0.0.1", "--port", "0",
     ):  # fmt: skip
-        await cluster.create(name)
-        once = [{"name": "app", "image": "x", "command": ["sh", "-c", "exit 3"]}]
-        await cluster.create(name, "once", restartPolicy="Never", containers=once)
+
+        def running(*command: str) -> list[Any]:
+            return [{"name": "app", "image": "none", "command": list(command)}]
+
+        await cluster.create(name, containers=running("sleep", "1000"))
+        await cluster.create(
+            name, "once", restartPolicy="Never", containers=running("sh", "-c", "exit 3")
+        )
+        await cluster.create(name, "broken", containers=running("/no/such/command"))
         pod = await cluster.wait_phase("Running")
         status = pod["status"]["containerStatuses"][0]
-        assert status["containerID"].startswith("sleep://")
+        assert status["containerID"].startswith("process://")
         assert status["ready"]
         failed = await cluster.wait_phase("Failed", "once")
         ended = failed["status"]["containerStatuses"][0]["state"]["terminated"]
         assert ended["exitCode"] == 3
-        await cluster.delete()
-        await cluster.wait_gone()
+        broken = await cluster.wait(
+            lambda p: (
+                p is not None
+                and "waiting" in p["status"].get("containerStatuses", [{"state": {}}])[0]["state"]
+                and "message" in p["status"]["containerStatuses"][0]["state"]["waiting"]
+            ),
+            "broken",
+        )
+        waiting = broken["status"]["containerStatuses"][0]["state"]["waiting"]
+        assert waiting["reason"] == "RunContainerError"
+        assert waiting["message"].startswith("no such command")
+        for pod_name in ("web", "broken"):
+            await cluster.delete(pod_name)
+            await cluster.wait_gone(pod_name)
 
 
 # The command.

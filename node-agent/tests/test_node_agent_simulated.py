@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 import re
 from typing import Any
 
@@ -396,3 +397,9 @@ async def test_containers_of_another_runtime_are_not_taken_up(stage: Stage) -> N
 def test_settings_are_checked() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"simulated\.jobSecnds: unknown field"):
         simulated.Provider(provider.Options(("a",), settings={"jobSecnds": 1}))
+
+
+def test_the_readme_has_every_annotation() -> None:
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    for name, meaning in scripts.ANNOTATIONS.items():
+        assert f"| `{name}` | {meaning} |" in readme

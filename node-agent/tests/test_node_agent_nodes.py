@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
@@ -85,6 +86,13 @@ async def test_a_node_is_registered_with_all_that_a_node_has(cluster: harness.Cl
 async def test_a_lease_belongs_to_its_node_and_is_renewed(cluster: harness.Cluster) -> None:
     (name,) = cluster.node_names()
     async with harness.Running(cluster.kubeconfig, (name,), timing=QUICK):
+
+        async def leased() -> bool:
+            with contextlib.suppress(errors.NotFound):
+                return bool(await lease_of(cluster, name))
+            return False
+
+        await harness.eventually(leased, lambda: "no lease")
         first = await lease_of(cluster, name)
         node = await node_of(cluster, name)
         (owner,) = first["metadata"]["ownerReferences"]

@@ -60,7 +60,7 @@ class Provider(provider.Provider):
         now = time.time()
         run = provider.RuntimeContainer(
             f"{process.pid}-{int(now)}", spec.name, RUNNING, spec.attempt, sandbox.id,
-            created_at=now, started_at=now,
+            definition_image=spec.image, created_at=now, started_at=now,
         )  # fmt: skip
         self.processes[run.id] = process
         return self._note(pod["metadata"]["uid"], run)

@@ -236,6 +236,43 @@ async def test_annotating_a_pod_lets_it_crash_now(running: Any) -> None:
     assert (last["reason"], last["exitCode"]) == ("OOMKilled", 137)
 
 
+async def test_another_image_replaces_the_container(running: Any) -> None:
+    cluster, node = running
+    await cluster.create(node, restartPolicy="Never")
+    before = await cluster.wait_phase("Running")
+    change = {"spec": {"containers": [{"name": "app", "image": "nginx:1.27"}]}}
+    await cluster.api.patch(resources.PODS, "web", change, cluster.namespace, kind="strategic")
+    pod = await cluster.wait(lambda p: p is not None and container(p)["image"] == "nginx:1.27")
+    assert pod["status"]["phase"] == "Running"
+    assert pod["status"]["observedGeneration"] == 2
+    assert container(pod)["restartCount"] == 1
+    assert container(pod)["containerID"] != container(before)["containerID"]
+    note = await cluster.wait_note("Killing")
+    assert note == "Container app definition changed, will be restarted"
+
+
+async def test_a_resize_is_shown_and_counts(cluster: harness.Cluster) -> None:
+    (name,) = cluster.node_names()
+    async with harness.Running(cluster.kubeconfig, (name,)) as running:
+        asked = {"requests": {"cpu": "1"}}
+        await cluster.create(
+            name, containers=[{"name": "app", "image": "nginx", "resources": asked}]
+        )
+        await cluster.wait_phase("Running")
+        change = {
+            "spec": {"containers": [{"name": "app", "resources": {"requests": {"cpu": "2"}}}]}
+        }
+        await cluster.api.patch(
+            resources.PODS, "web", change, cluster.namespace, kind="strategic", subresource="resize"
+        )
+        pod = await cluster.wait(
+            lambda p: p is not None and container(p)["allocatedResources"] == {"cpu": "2"}
+        )
+        assert container(pod)["restartCount"] == 0
+        assert container(pod)["resources"] == {"requests": {"cpu": "2"}}
+        assert running.agent.nodes[name].usage.requested == {"cpu": 2000}
+
+
 async def test_an_image_that_cannot_be_pulled_is_backed_off(running: Any) -> None:
     cluster, node = running
     await cluster.create(node, annotations={"pull-error": "manifest unknown"})
@@ -333,6 +370,7 @@ async def test_another_pod_of_the_same_name_is_another_pod(running: Any) -> None
     await cluster.delete(grace_period_seconds=0)
     await cluster.create(node)
     second = await cluster.wait_phase("Running")
+    assert second["status"]["podIP"] != first["status"]["podIP"]
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert container(second)["containerID"] != container(first)["containerID"]
     assert container(second)["restartCount"] == 0

@@ -165,6 +165,17 @@ def test_a_failed_liveness_probe_ends_a_run_once_container() -> None:
     assert kinds(step(pod, alive)) == ["StopContainer"]
 
 
+@pytest.mark.parametrize("policy", ["Always", "Never"])
+def test_a_container_whose_image_was_changed_is_replaced_whatever_the_policy(policy: str) -> None:
+    pod = make.pod(restartPolicy=policy)
+    found = step(pod, make.runtime(make.run(definition_image="older")))
+    assert kinds(found) == ["StopContainer", "StartContainer"]
+    assert found.operations[0].message == (  # type: ignore[union-attr]
+        "Container app definition changed, will be restarted"
+    )
+    assert step(pod, make.runtime(make.run(definition_image="nginx"))).operations == ()
+
+
 def test_a_container_in_an_unknown_state_is_stopped_before_it_is_started() -> None:
     found = step(make.pod(), make.runtime(make.run(state="unknown")))
     assert kinds(found) == ["StopContainer", "StartContainer"]

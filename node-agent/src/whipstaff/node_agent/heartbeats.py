@@ -286,13 +286,14 @@ class Heartbeats:
         patch = patches.node_status({"conditions": shown}, {"conditions": wanted})
         if patch is None:
             return
+        # Before the answer, because the watch may be faster.
+        was = objects.is_true(node.object, "Ready")
         try:
             answer = await self._api.patch(
                 resources.NODES, node.name, patch, kind="strategic", subresource="status"
             )
         except errors.NotFound:
             return  # the informer says so, too
-        was = objects.is_true(node.object, "Ready")
         node.object = records.prune_node(answer)
         if objects.is_true(node.object, "Ready") != was:
             reason = "NodeNotReady" if was else "NodeReady"

@@ -121,6 +121,8 @@ class RuntimeContainer:
     Attributes:
         attempt: 0 for the first run, one more for each restart.
         image, image_ref: what the container runs, as names and as the digest it was resolved to.
+        definition_image: its image as the pod's spec named it when it was started; empty where
+            that isn't known. A container whose definition names another one is replaced.
         exit_code, reason, message: why it ended, once it has: reason ``Completed``, ``Error`` or
             ``OOMKilled``; message at most 4096 bytes.
         probes: results known so far of ``startup``, ``readiness`` and ``liveness``, where they are
@@ -134,6 +136,7 @@ class RuntimeContainer:
     sandbox_id: str = ""
     image: str = ""
     image_ref: str = ""
+    definition_image: str = ""
     created_at: float = 0.0
     started_at: float = 0.0
     finished_at: float = 0.0
@@ -184,6 +187,15 @@ class RuntimePod:
         others.append(container)
         others.sort(key=lambda c: (c.created_at, c.attempt), reverse=True)
         return dataclasses.replace(self, containers=tuple(others))
+
+    def not_before(self, known: RuntimePod) -> RuntimePod:
+        """As listed, but for containers of which more recent news came meanwhile."""
+        states = {container.id: container.state for container in self.containers}
+        result = self
+        for container in known.containers:
+            if container.state > states.get(container.id, State.EXITED):
+                result = result.with_container(container)
+        return result
 
     def without_container(self, container_id: str) -> RuntimePod:
         """Without one run."""

@@ -77,11 +77,10 @@ class Source:
 
     def on_delete(self, record: Object) -> None:
         """A pod is gone from the API."""
-        uid = record["metadata"]["uid"]
         if self._first is not None:
-            self._first.pop(uid, None)
+            self._first.pop(record["metadata"]["uid"], None)
         else:
-            self._crew.remove(uid)
+            self._crew.remove(record)
 
     def _keep(self, pod: Object) -> Object | None:
         return records.pack(pod) if pod["spec"].get("nodeName") in self._fleet else None

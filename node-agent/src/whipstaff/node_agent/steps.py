@@ -255,7 +255,10 @@ def _plan_running_sidecar(
             plan.stop.append(StopContainer(run, f"Init container {name} failed startup probe"))
             plan.init.append(i)
         return False
-    if "livenessProbe" in definition and not run.probes.get("liveness", True):
+    if _is_changed(definition, run):
+        plan.stop.append(StopContainer(run, f"Init container {name} definition changed"))
+        plan.init.append(i)
+    elif "livenessProbe" in definition and not run.probes.get("liveness", True):
         plan.stop.append(StopContainer(run, f"Init container {name} failed liveness probe"))
         plan.init.append(i)
     return True
@@ -276,7 +279,7 @@ def _plan_regular(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> No
         if not message:
             kept += 1
             continue
-        if containers.restarts_on_failure(definition, spec):
+        if _is_changed(definition, run) or containers.restarts_on_failure(definition, spec):
             message += ", will be restarted"
             plan.start.append(i)
         plan.stop.append(StopContainer(run, message))
@@ -285,8 +288,14 @@ def _plan_regular(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> No
         plan.init = []
 
 
+def _is_changed(definition: Object, run: provider.RuntimeContainer) -> bool:
+    return run.definition_image not in {"", definition.get("image")}
+
+
 def _complaint(definition: Object, run: provider.RuntimeContainer) -> str:
     """Why a running container must be killed; empty where it may stay."""
+    if _is_changed(definition, run):
+        return f"Container {definition['name']} definition changed"
     for probe in ("liveness", "startup"):
         if f"{probe}Probe" in definition and run.probes.get(probe) is False:
             return f"Container {definition['name']} failed {probe} probe"

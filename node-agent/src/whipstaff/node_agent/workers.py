@@ -32,6 +32,7 @@ from whipstaff.node_agent import (
     records,
     reports,
     statuses,
+    steps,
     texts,
     timeline,
 )
@@ -260,18 +261,16 @@ class Workers:
             worker.note(worker.load())
             self.wake(worker)
 
-    def remove(self, uid: str) -> None:
+    def remove(self, record: Object) -> None:
         """The API has forgotten a pod: what runs of it ends, and there is nobody to report to."""
-        worker = self._workers.get(uid)
+        worker = self._workers.get(record["metadata"]["uid"])
         if worker is None:
             return
+        # Its last state says how much grace is left: none for one that was deleted by force.
+        worker.take(record)
         worker.life.orphaned = True
         worker.life.status = None
         self.wake(worker)
-
-    def knows(self, uid: str) -> bool:
-        """Whether a pod has a worker."""
-        return uid in self._workers
 
     def get(self, uid: str) -> Worker | None:
         """A pod's worker."""
@@ -355,6 +354,7 @@ class Workers:
 
     async def _attempt(self, worker: Worker) -> None:
         """Decide and act once; an interruption and a mistake lead to another attempt."""
+        worker.interrupted = False
         try:
             if worker.stale:
                 worker.stale = False
@@ -377,8 +377,10 @@ class Workers:
 
     async def _look_again(self, worker: Worker) -> None:
         """Ask the provider what is there, where news were lost or a verb was cut short."""
-        for found in await self._runtime.list(worker.uid):
-            worker.life.runtime = self._assumed(found)
+        known = worker.life.runtime
+        there = await self._runtime.list(worker.uid)
+        found = there[0] if there else dataclasses.replace(known, sandboxes=(), containers=())
+        worker.life.runtime = self._assumed(found).not_before(known)
 
     async def _decide(self, worker: Worker) -> None:
         life = worker.life
@@ -389,7 +391,8 @@ class Workers:
         if worker.changed:
             worker.changed = False
             self._runtime.refresh(pod)
-        if not worker.admitted and not self._admit(worker, pod):
+            self._claim_again(worker, pod)
+        if not (worker.admitted or life.orphaned or self._admit(worker, pod)):
             return
         now = self._line.clock()
         decision = lifecycle.decide(pod, life, self._context, now)
@@ -415,14 +418,17 @@ class Workers:
         """Carry out the first operation that changes something; the rest is decided anew.
 
         So that a status tells of the sandbox while an image is pulled, and of the first container
-        while the second one starts.
+        while the second one starts. Only stopping a container to start it again is one thing.
         """
+        planned = list(operations)
+        together = any(isinstance(operation, steps.StopContainer) for operation in planned)
         worker.busy = True
         try:
-            for operation in operations:
+            for operation in planned:
                 if await self._executor.execute(pod, worker.life, operation):
                     worker.dirty = True
-                    return
+                    if not together:
+                        return
         finally:
             worker.busy = False
 
@@ -462,6 +468,13 @@ class Workers:
             worker.life.status = status
         if worker.life.status is not None or worker.may_be_deleted():
             self._reporter.put(worker)
+
+    def _claim_again(self, worker: Worker, pod: Object) -> None:
+        """Hold what a changed spec asks for in the place of what the old one did."""
+        if worker.claim is not None:
+            self._release(worker)
+            worker.claim = admission.claim_of(pod["spec"])
+            worker.node.usage.add(worker.claim)
 
     def _release(self, worker: Worker) -> None:
         if worker.claim is not None:

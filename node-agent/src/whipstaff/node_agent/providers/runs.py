@@ -74,6 +74,7 @@ def _run_in(pod: Object, told: Object, wanted: str) -> provider.RuntimeContainer
         attempt=told.get("restartCount", 0),
         image=told.get("image", ""),
         image_ref=told.get("imageID", ""),
+        definition_image=told.get("image", ""),
         created_at=texts.seconds(started.get("startedAt")),
         started_at=texts.seconds(started.get("startedAt")),
     )

@@ -174,6 +174,7 @@ class Provider(provider.Provider):
             sandbox_id=sandbox.id,
             image=spec.image,
             image_ref=spec.image_ref,
+            definition_image=spec.image,
             created_at=created_at,
             started_at=now,
         )

@@ -291,3 +291,23 @@ async def test_a_hundred_nodes_are_registered_in_seconds(cluster: harness.Cluste
         assert asyncio.get_running_loop().time() - started < 20
         running.agent.check_registered()
         running.agent.check_synced()
+
+
+async def test_a_node_that_was_registered_again_beats_once(cluster: harness.Cluster) -> None:
+    (name,) = cluster.node_names()
+    timing = heartbeats.Timing(lease_interval=1.0)
+    async with harness.Running(cluster.kubeconfig, (name,), timing=timing) as running:
+        node = running.agent.nodes[name]
+        for registration in (2, 3, 4):
+            await cluster.api.delete(resources.NODES, name)
+
+            async def again(wanted: int = registration) -> bool:
+                return node.registrations == wanted and node.object is not None
+
+            await harness.eventually(again, lambda: "not registered again")
+        await asyncio.sleep(1.5)
+        versions = set()
+        for _ in range(30):
+            versions.add((await lease_of(cluster, name))["metadata"]["resourceVersion"])
+            await asyncio.sleep(0.1)
+        assert len(versions) <= 5

@@ -124,6 +124,7 @@ class Heartbeats:
     def on_delete(self, obj: Object) -> None:
         """A node of this process was deleted: it is alive, so it comes back."""
         node = self._fleet.get(obj["metadata"]["name"])
+        self._seen.pop(obj["metadata"]["name"], None)
         if node is None or node.object is None:
             return
         if node.object["metadata"]["uid"] != obj["metadata"]["uid"]:
@@ -177,9 +178,10 @@ class Heartbeats:
         if len(self._fleet) == 1:
             # A fleet starts in silence: its events would hold up those about pods.
             self._tell(node, "Starting", "Starting kubelet.")
+        node.registrations += 1
         delay = self._timing.report_interval * random.uniform(0.5, 1.5)
-        self._later(delay, functools.partial(self._report, node, periodic=True))
-        await self._renew(node, first=True)
+        self._later(delay, functools.partial(self._report_again, node, node.registrations))
+        await self._renew(node, node.registrations, first=True)
 
     async def _create_or_update(self, node: nodes.Node, wanted: Object) -> Object:
         try:
@@ -210,8 +212,8 @@ class Heartbeats:
 
     # Leases.
 
-    async def _renew(self, node: nodes.Node, *, first: bool = False) -> None:
-        if node.object is None:
+    async def _renew(self, node: nodes.Node, registration: int, *, first: bool = False) -> None:
+        if node.object is None or registration != node.registrations:
             return
         interval = self._timing.lease_interval
         pause = interval * (1 + _JITTER * random.random())
@@ -227,7 +229,7 @@ class Heartbeats:
             if first:
                 # A fleet that was registered at once is not to beat at once.
                 pause = interval * (node.index + 1) / len(self._fleet)
-        self._later(pause, functools.partial(self._renew, node))
+        self._later(pause, functools.partial(self._renew, node, registration))
 
     async def _write_lease(self, node: nodes.Node, uid: str) -> None:
         for _ in range(_CONFLICTS):
@@ -264,11 +266,17 @@ class Heartbeats:
             self._reporting.add(node.name)
             self._queue.put_nowait(functools.partial(self._report, node))
 
-    async def _report(self, node: nodes.Node, *, periodic: bool = False) -> None:
-        if periodic:
-            self._later(
-                self._timing.report_interval, functools.partial(self._report, node, periodic=True)
-            )
+    async def _report_again(self, node: nodes.Node, registration: int) -> None:
+        """Write an unchanged status, from time to time."""
+        if node.object is None or registration != node.registrations:
+            return
+        self._later(
+            self._timing.report_interval,
+            functools.partial(self._report_again, node, registration),
+        )
+        await self._report(node)
+
+    async def _report(self, node: nodes.Node) -> None:
         try:
             await self._write_status(node)
         except errors.WhipstaffError as error:

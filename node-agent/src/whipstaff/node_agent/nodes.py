@@ -84,7 +84,9 @@ class Node:
         allocatable: its amounts, ``cpu`` in thousandths.
         usage: what its admitted pods hold.
         lease_version: the resourceVersion of its Lease; empty when that must be read first.
+        registrations: how often it was registered; what beats for an earlier one stops.
         problems: why it isn't ready, from its provider.
+        runtime_version: what its provider calls itself.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Node:
     object: Object | None = None
     usage: admission.Usage = field(default_factory=admission.Usage)
     lease_version: str = ""
+    registrations: int = 0
     problems: tuple[str, ...] = ()
     runtime_version: str = ""
 

@@ -151,6 +151,26 @@ async def test_a_pod_that_was_deleted_before_it_ran_goes_away(running: Any) -> N
     await cluster.wait_gone()
 
 
+async def test_a_pod_that_others_hold_on_to_is_over_and_stays_until_they_let_go(
+    running: Any,
+) -> None:
+    cluster, node = running
+    await cluster.create(node)
+    await cluster.wait_phase("Running")
+    held = {"metadata": {"finalizers": ["example.com/hold"]}}
+    await cluster.api.patch(resources.PODS, "web", held, cluster.namespace)
+    await cluster.delete()
+    pod = await cluster.wait_phase("Succeeded")
+    pod = await cluster.wait(
+        lambda p: p is not None and p["metadata"]["deletionGracePeriodSeconds"] == 0
+    )
+    assert "terminated" in container(pod)["state"]
+    await cluster.api.patch(
+        resources.PODS, "web", {"metadata": {"finalizers": None}}, cluster.namespace
+    )
+    await cluster.wait_gone()
+
+
 async def test_a_run_once_pod_completes(running: Any) -> None:
     cluster, node = running
     await cluster.create(node, restartPolicy="Never", annotations={"run-seconds": "1"})

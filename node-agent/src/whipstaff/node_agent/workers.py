@@ -61,7 +61,7 @@ class Worker:
         life: what the node remembers; its status is the one that is still to be written.
         wake: has the worker decide again.
         seen_at: when the pod was seen for the first time.
-        deleted: whether its deletion was asked for.
+        deleted, grace_left: whether its deletion was asked for, and with which grace period.
         claim: what it holds of its node: from its admission to its end.
         admitted: whether the node has had its say.
         settled: all is over, and the API has the last status.
@@ -82,6 +82,7 @@ class Worker:
     version: int = 0
     mark: object = None
     deleted: bool = False
+    grace_left: int | None = None
     claim: admission.Claim | None = None
     admitted: bool = False
     settled: bool = False
@@ -120,12 +121,13 @@ class Worker:
         """Note what may be news: spec, deletion, annotations; whether there is."""
         metadata = pod["metadata"]
         annotations = metadata.get("annotations")
+        self.deleted = objects.is_terminating(pod)
+        self.grace_left = metadata.get("deletionGracePeriodSeconds")
         mark = (
             metadata.get("generation", 0),
-            metadata.get("deletionGracePeriodSeconds"),
+            self.grace_left,
             hash(frozenset(annotations.items())) if annotations else 0,
         )
-        self.deleted = objects.is_terminating(pod)
         if mark == self.mark:
             return False
         # Another spec deserves another try.
@@ -153,8 +155,10 @@ class Worker:
 
     def may_be_deleted(self) -> bool:
         """Whether all is over for a pod that was deleted."""
-        finished = self.life.stage is Stage.TERMINATED
-        return finished and self.deleted and not self.life.orphaned
+        if self.life.orphaned or self.life.stage is not Stage.TERMINATED:
+            return False
+        # Without any grace left nobody waits for us: the API removes it by itself.
+        return self.deleted and self.grace_left != 0
 
     def saw(self, pod: Object) -> None:
         """Take what the API answered to a write; it may bring news before the watch does."""

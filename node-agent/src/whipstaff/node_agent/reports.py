@@ -153,6 +153,9 @@ class Reporter:
                 error=str(error),
             )
             self._later(worker)
+        except Exception:  # noqa: BLE001 (one pod's trouble must not become another's)
+            _log.exception("a report failed", pod=f"{worker.namespace}/{worker.name}")
+            self._later(worker)
         else:
             worker.failures = 0
 

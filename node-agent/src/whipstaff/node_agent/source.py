@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from whipstaff.node_agent import nodes, provider, records, workers
+from whipstaff.node_agent import nodes, pod_worker, provider, records, workers
 from whipstaff.runtime import client, informer, objects, resources
 
 Object = objects.Object
@@ -85,11 +85,11 @@ class Source:
     def _keep(self, pod: Object) -> Object | None:
         return records.pack(pod) if pod["spec"].get("nodeName") in self._fleet else None
 
-    def _meet(self, record: Object, found: provider.RuntimePod | None) -> workers.Worker:
+    def _meet(self, record: Object, found: provider.RuntimePod | None) -> pod_worker.Worker:
         return self._crew.first_sight(self._fleet[record["node"]], record, found)
 
 
-def _age(worker: workers.Worker) -> str:
+def _age(worker: pod_worker.Worker) -> str:
     """Pods are admitted in the order of their creation."""
     created: str = worker.load()["metadata"].get("creationTimestamp") or ""
     return created

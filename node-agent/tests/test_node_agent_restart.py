@@ -86,6 +86,52 @@ async def test_a_killed_agent_comes_back_to_its_pods(cluster: harness.Cluster) -
     assert not [one for one in written if one[1] != "after"]
 
 
+async def test_an_agent_killed_in_the_middle_of_a_burst_loses_nothing(
+    cluster: harness.Cluster,
+) -> None:
+    names = cluster.node_names(10)
+    flags = (
+        "--nodes", "10", "--node-name", cluster.prefix, "--provider", "simulated",
+        "--node-ip", "127.0.0.1", "--port", "0",
+    )  # fmt: skip
+
+    async def phases() -> list[str]:
+        pods = await cluster.api.list(resources.PODS, cluster.namespace)
+        return [pod["status"]["phase"] for pod in pods]
+
+    async def some_run() -> bool:
+        return (await phases()).count("Running") >= 20
+
+    async def all_run() -> bool:
+        return set(await phases()) == {"Running"}
+
+    async with harness.Command(cluster.kubeconfig, *flags) as first:
+
+        async def registered() -> bool:
+            nodes = await cluster.api.list(resources.NODES)
+            return {node["metadata"]["name"] for node in nodes} >= set(names)
+
+        await harness.eventually(registered, lambda: "not registered")
+        creating = [asyncio.create_task(cluster.create(names[i % 10], f"p{i}")) for i in range(200)]
+        await harness.eventually(some_run, lambda: "none runs")
+        await first.kill()
+        await asyncio.gather(*creating)
+    before = {
+        pod["metadata"]["name"]: what_must_survive(pod)
+        for pod in await cluster.api.list(resources.PODS, cluster.namespace)
+        if pod["status"]["phase"] == "Running"
+    }
+    async with harness.Command(cluster.kubeconfig, *flags):
+        await harness.eventually(all_run, lambda: "not all run", 40)
+        pods = await cluster.api.list(resources.PODS, cluster.namespace)
+    assert len(pods) == 200
+    assert len({pod["status"]["podIP"] for pod in pods}) == 200
+    for pod in pods:
+        assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+        if pod["metadata"]["name"] in before:
+            assert what_must_survive(pod) == before[pod["metadata"]["name"]]
+
+
 async def test_what_should_have_ended_while_the_agent_was_away_has_ended(
     cluster: harness.Cluster,
 ) -> None:

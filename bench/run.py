@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ import click
 import psutil
 
 from bench import load, report, workloads
-from whipstaff.cluster import binaries, envtest, ports
+from whipstaff.cluster import binaries, envtest, ports, processes
 from whipstaff.runtime import client, config, resources
 
 STALLED_SECONDS = 60.0
@@ -82,22 +81,16 @@ def started(command: list[str], log: pathlib.Path) -> Iterator[psutil.Process]:
     Raises:
         click.ClickException: it ended by itself or stalled; the message holds the end of its log.
     """
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    process = processes.Process.start("the scheduler", command, log, owner=log.parent)
     try:
         yield psutil.Process(process.pid)
     except (TimeoutError, psutil.NoSuchProcess) as error:
-        ended = process.poll()
-        what = str(error) if ended is None else f"{command[0]} ended with exit code {ended}"
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
-        raise click.ClickException(f"{what}; its log ends with\n{tail}") from error
+        status = process.exit_status
+        what = str(error) if status is None else f"{command[0]} {processes.describe_exit(status)}"
+        end = "\n".join(processes.tail(log))
+        raise click.ClickException(f"{what}; its log ends with\n{end}") from error
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.stop(20)
 
 
 @contextlib.asynccontextmanager

@@ -33,10 +33,10 @@ class Provider(provider.Provider):
         self.pods: dict[str, provider.RuntimePod] = {}
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
-    async def ensure_sandbox(self, pod: Pod, attempt: int) -> provider.Sandbox:
+    async def ensure_sandbox(self, pod: Pod, spec: provider.SandboxSpec) -> provider.Sandbox:
         """Nothing is shared, so a sandbox is only a name."""
         uid = pod["metadata"]["uid"]
-        sandbox = provider.Sandbox(f"{uid}-{attempt}", attempt, created_at=time.time())
+        sandbox = provider.Sandbox(f"{uid}-{spec.attempt}", spec.attempt, created_at=time.time())
         self.pods[uid] = self.pods.get(uid, provider.RuntimePod(uid)).with_sandbox(sandbox)
         return sandbox
 

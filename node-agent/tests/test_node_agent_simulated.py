@@ -155,7 +155,7 @@ class Stage:
         self.line.run_due()
 
     async def start(self, pod: Any, name: str = "app", attempt: int = 0) -> Any:
-        box = await self.provider.ensure_sandbox(pod, 0)
+        box = await self.provider.ensure_sandbox(pod, provider.SandboxSpec(0))
         definition = next(d for d in pod["spec"]["containers"] if d["name"] == name)
         spec = provider.ContainerSpec(
             name, "container", "nginx", "x", attempt, (), (), {}, definition
@@ -266,7 +266,7 @@ async def test_a_container_that_is_told_to_stop_ends_well(stage: Stage) -> None:
 
 async def test_pods_have_addresses_of_their_own_and_give_them_back(stage: Stage) -> None:
     pods = [make.pod(f"p{i}") for i in range(3)]
-    boxes = [await stage.provider.ensure_sandbox(pod, 0) for pod in pods]
+    boxes = [await stage.provider.ensure_sandbox(pod, provider.SandboxSpec(0)) for pod in pods]
     assert [box.ips for box in boxes] == [(f"10.128.0.{i}",) for i in (2, 3, 4)]
     await stage.provider.stop_sandbox(pods[1], boxes[1])
     await stage.provider.remove(await stage.state(pods[1]))
@@ -278,12 +278,14 @@ async def test_pods_have_addresses_of_their_own_and_give_them_back(stage: Stage)
 async def test_a_node_s_own_pod_cidrs_are_used(stage: Stage) -> None:
     spec = {"podCIDRs": ["10.9.0.0/24", "fd00:9::/64"]}
     stage.provider.configure({"metadata": {"name": "node-0"}, "spec": spec})
-    box = await stage.provider.ensure_sandbox(make.pod(), 0)
+    box = await stage.provider.ensure_sandbox(make.pod(), provider.SandboxSpec(0))
     assert box.ips == ("10.9.0.2", "fd00:9::2")
 
 
 async def test_a_pod_in_the_node_s_network_needs_no_address(stage: Stage) -> None:
-    assert (await stage.provider.ensure_sandbox(make.pod(hostNetwork=True), 0)).ips == ()
+    assert (
+        await stage.provider.ensure_sandbox(make.pod(hostNetwork=True), provider.SandboxSpec(0))
+    ).ips == ()
 
 
 @pytest.mark.parametrize(
@@ -302,9 +304,9 @@ async def test_what_is_told_to_fail_fails(stage: Stage, what: str, verb: str) ->
 async def test_a_full_range_is_an_error_that_the_pod_s_owner_sees() -> None:
     stage = Stage(pod_cidr="10.0.0.0/29")
     for i in range(5):
-        await stage.provider.ensure_sandbox(make.pod(f"p{i}"), 0)
+        await stage.provider.ensure_sandbox(make.pod(f"p{i}"), provider.SandboxSpec(0))
     with pytest.raises(provider.ProviderError, match="no addresses available"):
-        await stage.provider.ensure_sandbox(make.pod("p5"), 0)
+        await stage.provider.ensure_sandbox(make.pod("p5"), provider.SandboxSpec(0))
 
 
 # An earlier life.
@@ -329,7 +331,7 @@ async def test_a_running_pod_is_taken_up_as_it_was(stage: Stage) -> None:
     assert taken.containers == before.containers
     assert taken.sandbox is not None
     assert taken.sandbox.ips == before.sandbox.ips  # type: ignore[union-attr]
-    other = await later.provider.ensure_sandbox(make.pod("other"), 0)
+    other = await later.provider.ensure_sandbox(make.pod("other"), provider.SandboxSpec(0))
     assert other.ips != taken.sandbox.ips
     await later.provider.close()
 

@@ -141,7 +141,9 @@ class Executor:
         metrics.started_pods.inc()
         try:
             with self._timed("run_podsandbox"):
-                sandbox = await self._runtime.ensure_sandbox(pod, operation.attempt)
+                sandbox = await self._runtime.ensure_sandbox(
+                    pod, provider.SandboxSpec(operation.attempt)
+                )
         except provider.ProviderError as error:
             metrics.started_pods_errors.inc()
             note = f"Failed to create pod sandbox: {error}"

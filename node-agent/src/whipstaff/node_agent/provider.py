@@ -6,7 +6,7 @@ deletion of pods. A provider only has to start and stop things and tell what bec
 providers behave alike and one fits into some fifty lines::
 
     class Provider(provider.Provider):
-        async def ensure_sandbox(self, pod, attempt): ...
+        async def ensure_sandbox(self, pod, spec): ...
         async def stop_sandbox(self, pod, sandbox): ...
         async def start_container(self, pod, sandbox, spec): ...
         async def stop_container(self, pod, container, grace): ...
@@ -22,9 +22,13 @@ is there. What a provider promises: a verb that returns has done its work; one t
 `ProviderError`; what it returns isn't changed afterwards, news come as new values; `list` knows
 every container that may be running, also those of an earlier life of the agent.
 
+A provider whose containers run on this very machine says so with `on_host`: then the core makes
+their volumes, cgroups, hosts files and probes, and gives the results with the specs. For any other
+those parts of the specs are empty.
+
 Runs no loop and owns nothing. Answers to the CRI (cri-api ``api.proto``) and ``pkg/kubelet/
-container/runtime.go``. Leaves out what the core doesn't resolve yet: mounts, environment from
-elsewhere than literal values, security contexts.
+container/runtime.go``. Security contexts, working directories, terminals and resources aren't
+resolved: a provider reads them from the container's definition.
 """
 
 from __future__ import annotations
@@ -74,6 +78,10 @@ class UnsupportedError(ProviderError):
     """The provider doesn't have this verb."""
 
 
+class CommandTimeoutError(ProviderError):
+    """A command in a container took longer than it may; it has been ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line and the configuration say to a provider.
@@ -85,6 +93,7 @@ class Options:
             empty when none was given.
         pods_per_node: the capacity of one node in pods.
         endpoint: ``--container-runtime-endpoint``, empty when not given.
+        machine_memory: bytes of this machine, for what is reckoned as a share of it.
         settings: the configuration file's section for this provider, as it is.
     """
 
@@ -93,6 +102,7 @@ class Options:
     pod_cidr: str = ""
     pods_per_node: int = 110
     endpoint: str = ""
+    machine_memory: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -127,6 +137,11 @@ class RuntimeContainer:
             ``OOMKilled``; message at most 4096 bytes.
         probes: results known so far of ``startup``, ``readiness`` and ``liveness``, where they are
             declared; from a provider that plays the probes itself, otherwise from the core.
+        log_path: the file with its output in the CRI's format; empty where there is none.
+        resources: what the runtime has set for it, as a container status shows it (``requests``
+            and ``limits``); None where that isn't known.
+        user: who its first process runs as, as a container status shows it (``{"linux": {"uid":
+            0, "gid": 0, "supplementalGroups": [0]}}``); None where that isn't known.
     """
 
     id: str
@@ -144,6 +159,9 @@ class RuntimeContainer:
     reason: str = ""
     message: str = ""
     probes: Mapping[str, bool] = field(default_factory=lambda: NO_PROBES)
+    log_path: str = ""
+    resources: Mapping[str, Any] | None = None
+    user: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +231,56 @@ class RuntimeEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns:
+    """What a sandbox's resolv.conf says; all empty leaves it to the runtime."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """A sandbox to make, resolved by the core; the same each time for the same pod and attempt.
+
+    Attributes:
+        attempt: what the new `Sandbox` must carry.
+        hostname: of the pod; empty where it has the node's.
+        log_directory: where the containers' logs go, one folder a container below it.
+        cgroup_parent: the pod's own cgroup as a path below the hierarchies, such as
+            ``/kubepods/burstable/pod1234``; empty where the runtime is to choose.
+        runtime_handler: of the pod's RuntimeClass; empty for the default.
+    """
+
+    attempt: int
+    hostname: str = ""
+    dns: Dns = Dns()
+    log_directory: str = ""
+    cgroup_parent: str = ""
+    runtime_handler: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Something of the machine (or an image) that a container sees as a part of its own files.
+
+    Attributes:
+        host_path: what; empty for an image.
+        container_path: where.
+        propagation: as in a volume mount: ``None``, ``HostToContainer`` or ``Bidirectional``.
+        image: the image to mount, and below it `image_sub_path`.
+    """
+
+    container_path: str
+    host_path: str = ""
+    readonly: bool = False
+    recursive_readonly: bool = False
+    propagation: str = "None"
+    image: str = ""
+    image_sub_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container to start, resolved by the core.
 
@@ -220,7 +288,12 @@ class ContainerSpec:
         kind: ``init`` for init containers, sidecars among them.
         image_ref: what `Provider.pull` returned, or the image's name where nothing was pulled.
         attempt: what the new `RuntimeContainer` must carry.
+        command, args: with ``$(VAR)`` expanded; empty where the image's own count.
         definition: the container as the pod's spec has it, for whatever isn't resolved here.
+        mounts: in order; none lies below a later one.
+        log_path: the log file, below the sandbox's log directory; empty for no log.
+        target_id: the container whose processes an ephemeral container is to see.
+        sandbox: what the sandbox was made of; runtimes want to be told again.
     """
 
     name: str
@@ -232,14 +305,73 @@ class ContainerSpec:
     args: tuple[str, ...]
     env: Mapping[str, str]
     definition: Object
+    mounts: tuple[Mount, ...] = ()
+    log_path: str = ""
+    target_id: str = ""
+    sandbox: SandboxSpec = SandboxSpec(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the runtime's hands: the digest it resolved to, and its size in bytes."""
+    """An image in the runtime's hands.
+
+    Attributes:
+        ref: the digest or ID that it resolved to.
+        size: bytes.
+        user, username: who its processes run as, if it says so: a number, or only a name.
+        names: its tags and digests.
+        pinned: it isn't to be collected as garbage.
+    """
 
     ref: str
     size: int = 0
+    user: int | None = None
+    username: str = ""
+    names: tuple[str, ...] = ()
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container or a pod has used; None is not known. Amounts in bytes and nanoseconds.
+
+    Attributes:
+        at: when that was read, in seconds since the epoch.
+        cpu_nanoseconds: CPU time since its start.
+        working_set: memory that can't be reclaimed; `memory` and `rss` as the kernel counts them.
+        filesystem: bytes of a container's writable layer, and its inodes.
+        received, sent: bytes through the pod's network interface `interface`, with errors.
+        processes: how many there are.
+    """
+
+    at: float
+    cpu_nanoseconds: int | None = None
+    memory: int | None = None
+    working_set: int | None = None
+    rss: int | None = None
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    filesystem: int | None = None
+    inodes: int | None = None
+    interface: str = ""
+    received: int | None = None
+    receive_errors: int | None = None
+    sent: int | None = None
+    send_errors: int | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """A stream into a container, or (port-forward) into a sandbox."""
+
+    kind: Literal["exec", "attach", "portforward"]
+    command: tuple[str, ...] = ()
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    tty: bool = False
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +381,14 @@ class RuntimeStatus:
     Attributes:
         version: e.g. ``containerd://1.6.20``, for the Node's ``nodeInfo``.
         problems: why the node isn't ready, each a phrase for the Ready condition's message.
+        handlers: the Node's ``runtimeHandlers``.
+        cgroup_driver: ``cgroupfs`` or ``systemd``; empty where the runtime doesn't tell.
     """
 
     version: str
     problems: tuple[str, ...] = ()
+    handlers: tuple[Object, ...] = ()
+    cgroup_driver: str = ""
 
 
 class Provider(Protocol):
@@ -261,10 +397,12 @@ class Provider(Protocol):
     Attributes:
         name: prefixes container IDs in statuses: ``simulated://4f2e...``.
         plays_probes: this provider reports the results of probes itself.
+        on_host: its containers run on this machine, on mounts and in cgroups of the core's making.
     """
 
     name: str = "external"
     plays_probes: bool = False
+    on_host: bool = False
     options: Options
 
     def __init__(self, options: Options) -> None:
@@ -273,7 +411,7 @@ class Provider(Protocol):
     # Required.
 
     @abc.abstractmethod
-    async def ensure_sandbox(self, pod: Object, attempt: int) -> Sandbox:
+    async def ensure_sandbox(self, pod: Object, spec: SandboxSpec) -> Sandbox:
         """Make the pod's sandbox of this attempt, network included, or return it if it is there."""
 
     @abc.abstractmethod
@@ -355,24 +493,41 @@ class Provider(Protocol):
         del pod, container, command, timeout
         raise UnsupportedError(f"the provider {self.name} can't run commands in containers")
 
-    async def stats(self, uid: str | None = None) -> Mapping[str, Mapping[str, float]]:
-        """Usage by container ID: ``cpu_seconds`` and ``memory_bytes``. The default has none."""
+    async def stats(self, uid: str | None = None) -> Mapping[str, Usage]:
+        """Usage by container ID and, for what a pod's containers share, by sandbox ID."""
         del uid
         return {}
 
     async def update_resources(
-        self, pod: Object, container: RuntimeContainer, resources: Object
+        self, pod: Object, container: RuntimeContainer, definition: Object
     ) -> None:
-        """Apply changed requests and limits to a running container."""
-        del pod, container, resources
+        """Apply the requests and limits of a changed definition to a running container."""
+        del pod, container, definition
         raise UnsupportedError(f"the provider {self.name} can't resize containers")
 
     async def open_stream(
-        self, pod: Object, container: RuntimeContainer | None, request: Mapping[str, Any]
+        self, pod: Object, container: RuntimeContainer | None, request: StreamRequest
     ) -> str:
-        """A URL that speaks exec, attach or port-forward for this request."""
+        """A URL on which an HTTP upgrade speaks exec, attach or port-forward for this request."""
         del pod, container, request
         raise UnsupportedError(f"the provider {self.name} has no streams")
+
+    async def reopen_log(self, pod: Object, container: RuntimeContainer) -> None:
+        """Go on writing a container's log into a new file, the old one was moved away."""
+        del pod, container
+        raise UnsupportedError(f"the provider {self.name} has no logs to reopen")
+
+    async def images(self) -> Sequence[Image]:
+        """Every image that takes room."""
+        return ()
+
+    async def remove_image(self, image: Image) -> None:
+        """Delete an image that nothing uses."""
+        raise UnsupportedError(f"the provider {self.name} can't delete the image {image.ref}")
+
+    async def image_filesystem(self) -> str:
+        """A path in the file system that images are stored in; empty where there is none."""
+        return ""
 
     async def close(self) -> None:
         """The agent stops; containers go on running."""

@@ -84,7 +84,7 @@ class Provider(provider.Provider):
             if pod.node == name:
                 self._reserve(pod)
 
-    async def ensure_sandbox(self, pod: Object, attempt: int) -> provider.Sandbox:
+    async def ensure_sandbox(self, pod: Object, spec: provider.SandboxSpec) -> provider.Sandbox:
         """A sandbox with an address of each of the node's families."""
         uid = pod["metadata"]["uid"]
         error = scripts.sandbox_error(pod)
@@ -94,12 +94,12 @@ class Provider(provider.Provider):
         if played is None:
             played = self._pods[uid] = _Pod(pod["spec"]["nodeName"], _empty(pod))
         current = played.runtime.sandbox
-        if current is not None and current.attempt == attempt and current.ready:
+        if current is not None and current.attempt == spec.attempt and current.ready:
             return current
         ips = () if pod["spec"].get("hostNetwork") else self._take(played.node)
         sandbox = provider.Sandbox(
-            id=runs.identity(uid, "sandbox", attempt),
-            attempt=attempt,
+            id=runs.identity(uid, "sandbox", spec.attempt),
+            attempt=spec.attempt,
             ips=ips,
             created_at=self.line.clock(),
         )

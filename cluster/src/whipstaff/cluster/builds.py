@@ -1,9 +1,9 @@
 """Builds the control plane's binaries from the official Go modules.
 
 The module in ``controlplane/`` requires k8s.io/kubernetes and etcd at fixed versions and has one
-``main.go`` a component. Go is the one on PATH if it is new enough, else a wheel that holds it,
-pinned by hash, in a virtual environment of its own in the cache. All binaries are built in one go
-and moved to their folder when all are done.
+``main.go`` a component; other modules are built in the same way. Go is the one on PATH if it is new
+enough, else a wheel that holds it, pinned by hash, in a virtual environment of its own in the
+cache. All binaries are built in one go and moved to their folder when all are done.
 """
 
 import os
@@ -19,8 +19,8 @@ from whipstaff.cluster import layout, processes
 from whipstaff.runtime import errors
 
 GO_MINIMUM = (1, 26)
-_MODULE = pathlib.Path(__file__).parent / "controlplane"
-TOOLCHAIN = _MODULE / "go-toolchain.txt"
+MODULE = pathlib.Path(__file__).parent / "controlplane"
+TOOLCHAIN = MODULE / "go-toolchain.txt"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _PACKAGE = re.compile(r"[\w.~-]+(/[\w.~-]+)*")  # a line of `go build -v` that names a package
 _DOWNLOAD = "go: downloading "
@@ -35,8 +35,18 @@ def build(
     *,
     environ: Mapping[str, str],
     report: Report,
+    module: pathlib.Path = MODULE,
 ) -> None:
     """Build ``names`` into ``folder``; the first time takes some ten minutes on two cores.
+
+    Args:
+        names: of packages: a folder of ``module`` each, or an import path of a module that it
+            requires, whose last part then names the binary.
+        version: of Kubernetes, which the binaries say of themselves.
+        folder: where they are put when all are done.
+        environ: names the cache and PATH, and is what go runs with.
+        report: told how far it is.
+        module: the folder of a go.mod.
 
     Raises:
         StartupError: there is no Go, or the build fails.
@@ -49,16 +59,23 @@ def build(
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
     }
-    targets = [f"./{name}" for name in names]
+    targets = [name if "/" in name else f"./{name}" for name in names]
+    binaries = [name.rpartition("/")[2] for name in names]
     report("counting packages")
-    total = _count(go, targets, variables, report)
+    total = _count(go, targets, variables, report, module)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as temporary:
         command = [
             *(str(go), "build", "-v", "-trimpath", "-ldflags", _ldflags(version)),
             *("-o", f"{temporary}/", *targets),
         ]
-        _run(command, variables, lambda done: report(_compiled(done, total, names)), report)
-        for name in names:
+        _run(
+            command,
+            variables,
+            lambda done: report(_compiled(done, total, binaries)),
+            report,
+            module=module,
+        )
+        for name in binaries:
             (pathlib.Path(temporary) / name).replace(folder / name)
 
 
@@ -146,7 +163,11 @@ def _ldflags(version: str) -> str:
 
 
 def _count(
-    go: pathlib.Path, targets: Sequence[str], variables: Mapping[str, str], report: Report
+    go: pathlib.Path,
+    targets: Sequence[str],
+    variables: Mapping[str, str],
+    report: Report,
+    module: pathlib.Path,
 ) -> int:
     """How many packages there are to compile at most; downloads the modules on the way."""
     lines = _run(
@@ -154,6 +175,7 @@ def _count(
         variables,
         lambda done: report(f"{done} modules downloaded"),
         report,
+        module=module,
         counted=_DOWNLOAD,
     )
     return len(lines)
@@ -165,6 +187,7 @@ def _run(
     progress: Callable[[int], None],
     report: Report,
     *,
+    module: pathlib.Path,
     counted: str = "",
 ) -> list[str]:
     """Run go; ``progress`` gets the number of packages (or lines with ``counted``) so far.
@@ -178,7 +201,7 @@ def _run(
         tempfile.TemporaryFile() as output,
         subprocess.Popen(
             list(command),
-            cwd=_MODULE,
+            cwd=module,
             env=dict(variables),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -201,7 +224,7 @@ def _run(
             raise
         if process.wait() != 0:
             raise processes.explained(
-                f"go {command[1]} of the control plane's binaries fails",
+                f"go {command[1]} of {module.name}'s binaries fails",
                 " ".join(command),
                 said[-10:],
             )

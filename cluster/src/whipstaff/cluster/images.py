@@ -1,0 +1,139 @@
+"""The container images of a local cluster, made on this machine from what is built here.
+
+No registry is asked: each image is an OCI archive in the cache, imported into a node's containerd
+under the very names that pods ask for. `archive` makes one where it isn't there yet. Programs come
+from the Go modules beside this file (`builds`), the small tools from a static busybox.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from whipstaff.cluster import archives, binaries, builds, layout, roots
+from whipstaff.runtime import errors
+
+Report = Callable[[str], None]
+PAUSE = "registry.k8s.io/pause:3.10.2"
+WEB = "localhost/web:1"
+_OWN = ("pause", "web")  # programs without a release, in the module of the control plane
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an image is made of.
+
+    Attributes:
+        names: the full references under which it is imported.
+        entries: its root file system, from a function that builds or finds what it needs.
+    """
+
+    names: tuple[str, ...]
+    entries: Callable[["Workshop"], Sequence[archives.Entry]]
+    config: archives.Config
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where recipes get what they put into images."""
+
+    environ: Mapping[str, str]
+    report: Report
+
+    def own(self, name: str) -> pathlib.Path:
+        """A program of `_OWN`, built when its source has changed."""
+        source = builds.MODULE / name / "main.go"
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+        folder = layout.cache_dir(self.environ) / "programs" / binaries.target() / digest
+        with alone(folder):
+            if not (folder / name).is_file():
+                builds.build(
+                    (name,),
+                    binaries.KUBERNETES_VERSION,
+                    folder,
+                    environ=self.environ,
+                    report=self.report,
+                )
+        return folder / name
+
+
+def _pause(workshop: Workshop) -> Sequence[archives.Entry]:
+    return [archives.Entry("pause", workshop.own("pause"), mode=0o755)]
+
+
+def _web(workshop: Workshop) -> Sequence[archives.Entry]:
+    return [archives.Entry("web", workshop.own("web"), mode=0o755)]
+
+
+def _busybox(workshop: Workshop) -> Sequence[archives.Entry]:
+    return roots.busybox(workshop.environ)
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "pause": Recipe((PAUSE,), _pause, archives.Config(("/pause",), user="65535:65535")),
+    "web": Recipe((WEB,), _web, archives.Config(("/web",), user="65534:65534")),
+    "busybox": Recipe(
+        ("registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "localhost/busybox:1"),
+        _busybox,
+        archives.Config(cmd=("sh",), env={"PATH": roots.PATH}),
+    ),
+}
+
+
+def archive(
+    name: str,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    report: Report = lambda _: None,
+) -> pathlib.Path:
+    """The OCI archive of an image of `RECIPES`, from the cache where nothing has changed.
+
+    Raises:
+        StartupError: what it is made of can't be had, with the reason.
+    """
+    if name not in RECIPES:
+        raise errors.StartupError(f"no recipe for an image {name!r}; known: {', '.join(RECIPES)}")
+    return make(name, RECIPES[name], environ=environ, report=report)
+
+
+def make(
+    name: str,
+    recipe: Recipe,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    report: Report = lambda _: None,
+) -> pathlib.Path:
+    """The OCI archive of any recipe; ``name`` is what its file is called in the cache."""
+    entries = recipe.entries(Workshop(environ, report))
+    folder = layout.cache_dir(environ) / "images" / binaries.target()
+    path = folder / f"{name}-{_fingerprint(recipe, entries)}.tar"
+    if not path.is_file():
+        report(f"making the image {name}")
+        for outdated in folder.glob(f"{name}-{'[0-9a-f]' * 16}.tar"):
+            outdated.unlink(missing_ok=True)
+        _, _, architecture = binaries.target().partition("-")
+        archives.write(path, recipe.names, entries, recipe.config, architecture=architecture)
+    return path
+
+
+def _fingerprint(recipe: Recipe, entries: Sequence[archives.Entry]) -> str:
+    """Changes with whatever changes the image; files of this machine count by size and time."""
+    digest = hashlib.sha256(repr((recipe.names, recipe.config)).encode())
+    for entry in entries:
+        if isinstance(entry.contents, pathlib.Path):
+            status = entry.contents.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(repr(entry).encode())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two processes don't build the same thing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -21,7 +21,11 @@ from whipstaff.cluster import builds, layout, releases
 from whipstaff.runtime import errors
 
 KUBERNETES_VERSION = "v1.36.3"
-NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+NAMES = (
+    *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+    *("kube-proxy", "kubectl"),
+)
+COMPARED = ("kubelet",)  # what no cluster of ours needs, and measurements and comparisons do
 
 Report = Callable[[str], None]
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -64,7 +68,7 @@ def resolve(
     """The path of each binary.
 
     Args:
-        names: of `NAMES`.
+        names: of `NAMES` and `COMPARED`.
         version: of Kubernetes.
         assets: a folder that must hold them all (kubectl excepted), whatever their version.
         environ: names the cache, KUBEBUILDER_ASSETS and PATH.

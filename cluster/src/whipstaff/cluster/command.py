@@ -183,7 +183,7 @@ def kubeconfig(place: layout.Layout, only_path: bool) -> None:
 @click.option(
     "--kubernetes-version", metavar="VERSION", default=finder.KUBERNETES_VERSION, show_default=True
 )
-@click.argument("names", nargs=-1, type=click.Choice(finder.NAMES))
+@click.argument("names", nargs=-1, type=click.Choice((*finder.NAMES, *finder.COMPARED)))
 def get_binaries(kubernetes_version: str, names: tuple[str, ...]) -> None:
     """Get the control plane's binaries, and print where they are."""
     version = finder.checked_version(kubernetes_version)

@@ -25,13 +25,16 @@ from typing import Any, Literal, Self, TypeAlias
 import orjson
 import prometheus_client
 import prometheus_client.exposition
-from aiohttp import web
+from aiohttp import typedefs, web
 
 from whipstaff.runtime import authorization, errors, logs, resources, tls
 from whipstaff.runtime import client as api
 
 Check: TypeAlias = Callable[[], Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Forbidden: TypeAlias = Callable[
+    [authorization.User, Sequence[authorization.Attributes]], web.Response
+]
 HealthPath: TypeAlias = Literal["healthz", "livez", "readyz"]
 HEALTH_PATHS: tuple[HealthPath, ...] = ("healthz", "livez", "readyz")
 
@@ -72,6 +75,10 @@ class Server:
         authenticator: says whose a bearer token is.
         authorizer: says who may do what. Without it and `client`, only health is served.
         attributes: what a request wants to do; one of them must be allowed.
+        anonymous: whether who shows no credentials is ``system:anonymous``, with the rights of
+            that; False refuses them.
+        forbidden: makes the answer to who may not.
+        middlewares: as `web.middleware` makes them; run around everything, refusals among it.
         registry: the metrics to serve.
 
     Raises:
@@ -93,6 +100,9 @@ class Server:
         attributes: Callable[
             [web.Request], Sequence[authorization.Attributes]
         ] = non_resource_attributes,
+        anonymous: bool = True,
+        forbidden: Forbidden | None = None,
+        middlewares: Iterable[typedefs.Middleware] = (),
         registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY,
     ) -> None:
         self.bind_address, self.port = bind_address, port
@@ -109,10 +119,12 @@ class Server:
             authorizer = authorizer or authorization.DelegatedAuthorizer(client)
         self._authenticator, self._authorizer = authenticator, authorizer
         self._attributes = attributes
+        self._anonymous = anonymous
+        self._forbidden = forbidden or _forbidden
         self._registry = registry
         self._always_allowed = {f"/{path}" for path in HEALTH_PATHS}
         self._checks: list[_NamedCheck] = []
-        self._application = web.Application(middlewares=[self._guard])
+        self._application = web.Application(middlewares=[*middlewares, self._guard])
         self._application.on_response_prepare.append(_set_headers)
         self._runner: web.AppRunner | None = None
         self._reloading: asyncio.Task[None] | None = None
@@ -222,7 +234,7 @@ class Server:
         if request.path in self._always_allowed:
             return await handler(request)
         user = await self._user(request)
-        if user is None:
+        if user is None or (user == authorization.ANONYMOUS and not self._anonymous):
             return _status(401, "Unauthorized", "Unauthorized")
         request[USER] = user
         wanted = self._attributes(request)
@@ -232,7 +244,7 @@ class Server:
             _log.warning("rights can't be checked", error=authorization.explain(error))
             return _status(500, "InternalError", "Internal error occurred: rights can't be checked")
         if not allowed:
-            return _forbidden(user, wanted[0])
+            return self._forbidden(user, wanted)
         return await handler(request)
 
     async def _user(self, request: web.Request) -> authorization.User | None:
@@ -381,13 +393,16 @@ def _status(code: int, reason: str, message: str) -> web.Response:
     return web.Response(body=orjson.dumps(body), status=code, content_type="application/json")
 
 
-def _forbidden(user: authorization.User, wanted: authorization.Attributes) -> web.Response:
-    cannot = f'User "{user.name}" cannot {wanted}'
-    match wanted:
+def _forbidden(
+    user: authorization.User, wanted: Sequence[authorization.Attributes]
+) -> web.Response:
+    first = wanted[0]
+    cannot = f'User "{user.name}" cannot {first}'
+    match first:
         case authorization.NonResourceAttributes():
             return _status(403, "Forbidden", f"forbidden: {cannot}")
         case authorization.ResourceAttributes():
-            what = f'{wanted.resource} "{wanted.name}"' if wanted.name else wanted.resource
+            what = f'{first.resource} "{first.name}"' if first.name else first.resource
             return _status(403, "Forbidden", f"{what} is forbidden: {cannot}")
 
 

@@ -95,51 +95,49 @@ def resource(
 ) -> str:
     """The amount of a resource that a container may use, in units of the divisor, rounded up.
 
+    A limit that isn't set is the pod's own, else all that the node has for pods. As upstream has
+    it, volumes know nothing of pod-level limits, and variables of no default for init containers
+    that are named.
+
     Args:
         pod: the pod.
-        definition: the container that asks; None for a volume.
+        definition: the container whose variable it is; None for a volume's file.
         reference: a ``resourceFieldRef``; its ``containerName`` names another container.
-        allocatable: the node's, for limits that aren't set; ``cpu`` in thousandths.
+        allocatable: the node's, ``cpu`` in thousandths.
 
     Raises:
         UnknownError: there is no such resource or container.
     """
-    name = reference.get("containerName")
-    defaulted = True
-    if name:
-        definition, defaulted = _find(pod["spec"], name)
-    if definition is None:
-        raise UnknownError(f"container {name or ''} not found")
+    asking, name = definition, reference.get("containerName")
+    init = False
+    if name or asking is None:
+        found = containers.find(pod["spec"], name or "")
+        if found is None or found[0] == "ephemeral":
+            raise UnknownError(f"container {name or ''} not found")
+        definition, init = found[1], found[0] == "init"
+    assert definition is not None
     kind, _, wanted = str(reference.get("resource") or "").partition(".")
     known = wanted in _DEFAULTED or wanted.startswith("hugepages-")
     if kind not in {"limits", "requests"} or not known:
         raise UnknownError(f"unsupported container resource : {reference.get('resource')}")
     amounts: Mapping[str, Any] = (definition.get("resources") or {}).get(kind) or {}
     amount = quantities.parse(amounts.get(wanted, 0))
-    if kind == "limits" and not amount and defaulted:
-        amount = _default_limit(pod, wanted, allocatable)
+    if kind == "limits" and not amount and wanted in _DEFAULTED:
+        if asking is None:
+            amount = _node_limit(wanted, allocatable)
+        elif not init:
+            amount = _pod_limit(pod["spec"], wanted) or _node_limit(wanted, allocatable)
     divisor = quantities.parse(reference.get("divisor") or 0) or Fraction(1)
     return str(_ratio(wanted, amount, divisor))
 
 
-def _find(spec: Object, name: str) -> tuple[Object | None, bool]:
-    """A container by name, and whether its limits default to the node's: init containers' don't."""
-    for definition in containers.regular(spec):
-        if definition["name"] == name:
-            return definition, True
-    for definition in containers.init(spec):
-        if definition["name"] == name:
-            return definition, False
-    return None, False
+def _pod_limit(spec: Object, name: str) -> Fraction:
+    limits = (spec.get("resources") or {}).get("limits") or {}
+    return quantities.parse(limits.get(name, 0)) if name in _POD_LEVEL else Fraction(0)
 
 
-def _default_limit(pod: Object, name: str, allocatable: Mapping[str, int]) -> Fraction:
-    """The pod's own limit, or all that the node has for pods."""
-    if name not in _DEFAULTED or name not in allocatable:
-        return Fraction(0)
-    pod_level = (pod["spec"].get("resources") or {}).get("limits") or {}
-    amount = quantities.parse(pod_level.get(name, 0)) if name in _POD_LEVEL else Fraction(0)
-    return amount or Fraction(allocatable[name], 1000 if name == "cpu" else 1)
+def _node_limit(name: str, allocatable: Mapping[str, int]) -> Fraction:
+    return Fraction(allocatable.get(name, 0), 1000 if name == "cpu" else 1)
 
 
 def _ratio(name: str, amount: Fraction, divisor: Fraction) -> int:

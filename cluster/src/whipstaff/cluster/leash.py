@@ -1,8 +1,9 @@
 """Ends a test's processes when the test run itself is killed and can't.
 
 Run as a process of its own, it reads one JSON object a line from standard input, ``{"pid",
-"birth"}`` or ``{"folder"}``. When the input ends, because its writer closed it or died, what is
-left of these processes is killed and these folders are removed.
+"birth"}``, ``{"folder"}`` or ``{"machines"}``. When the input ends, because its writer closed it or
+died, what is left of these processes is killed, and these folders and clusters' machines are
+removed.
 """
 
 import pathlib
@@ -33,6 +34,10 @@ class Leash:
         """Remove this folder, too."""
         self._write({"folder": str(folder)})
 
+    def clean(self, root: pathlib.Path) -> None:
+        """Remove the machines of the cluster in this folder, too."""
+        self._write({"machines": str(root)})
+
     def let_go(self) -> None:
         """End and remove everything that was held, and wait for it."""
         self._process.communicate()
@@ -48,6 +53,11 @@ def main() -> None:
     entries = [orjson.loads(line) for line in sys.stdin.buffer if line.endswith(b"\n")]
     held = [processes.Identity(entry["pid"], entry["birth"]) for entry in entries if "pid" in entry]
     processes.end(held, grace=0)
+    for entry in entries:
+        if "machines" in entry:
+            from whipstaff.cluster import machines  # noqa: PLC0415 - it knows this module, too
+
+            machines.clean(pathlib.Path(entry["machines"]))
     for entry in entries:
         if "folder" in entry:
             shutil.rmtree(entry["folder"], ignore_errors=True)

@@ -112,7 +112,7 @@ def clean(root: pathlib.Path, *, data: bool = True) -> None:
     groups.remove(cluster, also=containers)
     for address in shims:
         address.unlink(missing_ok=True)
-    _remove_cni_cache(cluster)
+    _remove_cni_cache(cluster, containers)
     with networks.alone():
         networks.remove(cluster)
         _delete(run)
@@ -168,7 +168,8 @@ def _configure(place: containerd.Files, network: networks.Network, name: str, po
 def _containers(run: pathlib.Path) -> frozenset[str]:
     """The ids of all containers that the machines' runtimes have, or had when they were killed."""
     bundles = run.glob("*/state/io.containerd.runtime.v2.task/k8s.io/*")
-    return frozenset(bundle.name for bundle in bundles)
+    sandboxes = run.glob("*/state/io.containerd.grpc.v1.cri/sandboxes/*")
+    return frozenset(folder.name for folder in (*bundles, *sandboxes))
 
 
 def _shim_sockets(run: pathlib.Path) -> list[pathlib.Path]:
@@ -200,9 +201,11 @@ def _unmount_below(*folders: pathlib.Path) -> None:
                 raise errors.StartupError(f"{point}: can't be unmounted: {os.strerror(number)}")
 
 
-def _remove_cni_cache(cluster: str) -> None:
-    for file in _CNI_CACHE.glob(f"results/ws{cluster}-*"):
-        file.unlink(missing_ok=True)
+def _remove_cni_cache(cluster: str, containers: frozenset[str]) -> None:
+    """What CNI noted about pods that nobody took off the network: NETWORK-SANDBOX-INTERFACE."""
+    for file in _CNI_CACHE.glob("results/*"):
+        if file.name.startswith(f"ws{cluster}-") or containers & set(file.name.split("-")):
+            file.unlink(missing_ok=True)
     for folder in (_CNI_CACHE / "results", _CNI_CACHE):
         with contextlib.suppress(OSError):  # others have theirs in it, or it isn't there
             folder.rmdir()
@@ -254,22 +257,25 @@ class Machine:
         held.clean(root)
         try:
             network = prepare(root, [name])
-            machine = cls(
-                root,
-                name,
-                network.node_ip(0),
-                network.pod_cidr(0),
-                files_of(root, name),
-                groups.of_node(network.id, name),
-                network,
-                held,
-            )
+        except BaseException:
+            held.let_go()  # which cleans up
+            raise
+        machine = cls(
+            root,
+            name,
+            network.node_ip(0),
+            network.pod_cidr(0),
+            files_of(root, name),
+            groups.of_node(network.id, name),
+            network,
+            held,
+        )
+        try:
             machine.start_containerd()
             for archive in images:
                 machine.load(archive)
         except BaseException:
-            clean(root)
-            held.let_go()
+            machine.stop()
             raise
         return machine
 

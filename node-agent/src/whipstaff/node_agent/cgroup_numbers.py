@@ -41,13 +41,15 @@ class Numbers:
         quota: microseconds of CPU in each `period`; -1 lifts a limit, 0 sets none.
         memory: bytes; 0 sets none.
         huge_pages: bytes by page size in the kernel's words (``2MB``).
+        pids: how many processes and threads there may be.
     """
 
-    shares: int
+    shares: int | None = None
     quota: int | None = None
     period: int = PERIOD
     memory: int | None = None
     huge_pages: Mapping[str, int] = field(default_factory=dict)
+    pids: int | None = None
 
 
 def shares(millicores: int) -> int:
@@ -87,28 +89,38 @@ def qos_class(pod: Object) -> str:
     return str(noted) if noted else requirements.qos_class(pod["spec"])
 
 
-def of_pod(pod: Object, *, quotas: bool = True, period: int = PERIOD) -> Numbers:
+def of_pod(
+    pod: Object,
+    *,
+    page_sizes: Iterable[str] = (),
+    quotas: bool = True,
+    period: int = PERIOD,
+    pids: int | None = None,
+) -> Numbers:
     """What the pod's own group gets.
 
     A Burstable pod is only limited in what all of its containers are limited in.
 
     Args:
         pod: the pod, with the resources that it has been allocated.
+        page_sizes: the huge pages that the kernel has, such as ``2MB``; what isn't asked for is
+            limited to nothing.
         quotas: whether limits on CPU are enforced at all.
         period: of quotas, in microseconds.
+        pids: how many processes and threads the pod may have; None for any number.
     """
     asked = requirements.requests(pod["spec"])
     limited, declared = _limits(pod["spec"])
-    huge = huge_page_limits(asked)
+    huge = dict.fromkeys(page_sizes, 0) | huge_page_limits(asked)
     kind = qos_class(pod)
     if kind == "BestEffort":
-        return Numbers(MIN_SHARES, huge_pages=huge)
+        return Numbers(MIN_SHARES, huge_pages=huge, pids=pids)
     cpu_quota: int | None = quota(limited.get("cpu", 0), period) if quotas else -1
     memory: int | None = limited.get("memory", 0)
     if kind == "Burstable":
         cpu_quota = cpu_quota if "cpu" in declared else None
         memory = memory if "memory" in declared else None
-    return Numbers(shares(asked.get("cpu", 0)), cpu_quota, period, memory, huge)
+    return Numbers(shares(asked.get("cpu", 0)), cpu_quota, period, memory, huge, pids)
 
 
 def of_container(

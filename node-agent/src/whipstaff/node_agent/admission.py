@@ -3,9 +3,10 @@
 The scheduler has decided already, from a picture that may be old or wrong, or nobody decided and
 ``nodeName`` was simply written: the node has the last word. `admit` is pure; `Usage` is what the
 admitted pods of one node hold, kept up to date by their workers so that admission needn't add up
-all pods again. Answers to ``pkg/kubelet/lifecycle/predicate.go`` and AdmissionCheck in
-``pkg/scheduler/eventhandlers.go``. Leaves out eviction pressure, sysctls, topology and AppArmor,
-which need a real node, and making room for critical pods.
+all pods again; `Machine` is what only a node with real containers has to say. Answers to
+``pkg/kubelet/lifecycle/{predicate,handlers}.go``, AdmissionCheck in
+``pkg/scheduler/eventhandlers.go`` and ``pkg/security/apparmor``. Leaves out eviction pressure (that
+is `eviction`'s), topology, and making room for critical pods.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import containers, requirements
+from whipstaff.node_agent import apparmor, containers, requirements, sysctls
 from whipstaff.runtime import objects, selectors
 
 Object = objects.Object
@@ -70,6 +71,19 @@ class Usage:
             self.ports.remove(port)
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a machine with real containers can't or won't do for pods.
+
+    Attributes:
+        sysctls: what pods may set.
+        apparmor: see `apparmor.is_enabled`.
+    """
+
+    sysctls: sysctls.Allowlist
+    apparmor: bool = False
+
+
 def claim_of(spec: Object) -> Claim:
     """What a pod would hold."""
     return Claim(requirements.requests(spec), tuple(host_ports(spec)))
@@ -84,7 +98,12 @@ def host_ports(spec: Object) -> Iterable[HostPort]:
 
 
 def admit(
-    pod: Object, claim: Claim, node: Object, allocatable: Mapping[str, int], usage: Usage
+    pod: Object,
+    claim: Claim,
+    node: Object,
+    allocatable: Mapping[str, int],
+    usage: Usage,
+    machine: Machine | None = None,
 ) -> Rejection | None:
     """None if the pod may run; else the first reason against it, in the kubelet's order.
 
@@ -94,7 +113,22 @@ def admit(
         node: the Node as the API has it: name, labels, taints.
         allocatable: the node's amounts, ``cpu`` in thousandths.
         usage: what the other pods hold.
+        machine: the machine below, where there is one.
     """
+    refusal = machine.sysctls.refusal(pod) if machine is not None else None
+    if refusal is not None:
+        return Rejection("SysctlForbidden", refusal)
+    return (
+        _other_system(pod, node)
+        or (_groups_policy(pod["spec"], node) if machine is not None else None)
+        or _resources(claim, allocatable, usage)
+        or _predicates(pod, node, claim, usage)
+        or (_apparmor(pod, machine) if machine is not None else None)
+        or (_features(pod["spec"], node) if machine is not None else None)
+    )
+
+
+def _other_system(pod: Object, node: Object) -> Rejection | None:
     labels = node["metadata"].get("labels") or {}
     spec = pod["spec"]
     wanted_os = (pod["metadata"].get("labels") or {}).get(OS_LABEL)
@@ -107,7 +141,18 @@ def admit(
         return Rejection(
             "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
         )
-    return _resources(claim, allocatable, usage) or _predicates(spec, node, labels, claim, usage)
+    return None
+
+
+def _groups_policy(spec: Object, node: Object) -> Rejection | None:
+    policy = (spec.get("securityContext") or {}).get("supplementalGroupsPolicy")
+    features = (node.get("status") or {}).get("features") or {}
+    if policy != "Strict" or features.get("supplementalGroupsPolicy"):
+        return None
+    return Rejection(
+        "SupplementalGroupsPolicyNotSupported",
+        "SupplementalGroupsPolicy=Strict is not supported in this node",
+    )
 
 
 def _resources(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> Rejection | None:
@@ -137,10 +182,9 @@ def _is_extended(name: str) -> bool:
     return "/" in name and "kubernetes.io/" not in name
 
 
-def _predicates(
-    spec: Object, node: Object, labels: Mapping[str, str], claim: Claim, usage: Usage
-) -> Rejection | None:
-    name = node["metadata"]["name"]
+def _predicates(pod: Object, node: Object, claim: Claim, usage: Usage) -> Rejection | None:
+    spec, name = pod["spec"], node["metadata"]["name"]
+    labels = node["metadata"].get("labels") or {}
     if not _affinity_matches(spec, labels, name):
         return _failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
     if spec.get("nodeName") not in {None, "", name}:
@@ -149,9 +193,16 @@ def _predicates(
         return _failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
     taints = node.get("spec", {}).get("taints") or ()
     tolerations = spec.get("tolerations") or ()
+    if is_static(pod):
+        return None
     if selectors.untolerated_taint(taints, tolerations, effects=("NoExecute",)) is not None:
         return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
     return None
+
+
+def is_static(pod: Object) -> bool:
+    """Whether the pod comes from the node itself and not from the API."""
+    return objects.annotations(pod).get("kubernetes.io/config.source", "api") != "api"
 
 
 def _failed(predicate: str, description: str) -> Rejection:
@@ -173,3 +224,36 @@ def _clash(mine: HostPort, theirs: HostPort) -> bool:
     if mine[1:] != theirs[1:]:
         return False
     return mine[0] == theirs[0] or mine[0] in _ANY_ADDRESS or theirs[0] in _ANY_ADDRESS
+
+
+def _apparmor(pod: Object, machine: Machine) -> Rejection | None:
+    """A pod that runs already has had its profiles."""
+    if ((pod.get("status") or {}).get("phase") or "Pending") != "Pending":
+        return None
+    refusal = apparmor.refusal(pod, machine.apparmor)
+    return Rejection("AppArmor", f"Cannot enforce AppArmor: {refusal}") if refusal else None
+
+
+# Features that nodes declare.
+
+
+def _features(spec: Object, node: Object) -> Rejection | None:
+    declared = (node.get("status") or {}).get("declaredFeatures") or ()
+    missing = [name for name in sorted(_needed(spec)) if name not in declared]
+    if not missing:
+        return None
+    return Rejection(
+        "PodFeatureUnsupported",
+        f"Pod requires node features that are not available: {', '.join(missing)}",
+    )
+
+
+def _needed(spec: Object) -> set[str]:
+    needed = set()
+    for definition in (*containers.regular(spec), *containers.init(spec)):
+        rules = definition.get("restartPolicyRules") or ()
+        if any(rule.get("action") == "RestartAllContainers" for rule in rules):
+            needed.add("RestartAllContainersOnContainerExits")
+    if spec.get("hostNetwork") and spec.get("hostUsers") is False:
+        needed.add("UserNamespacesHostNetworkSupport")
+    return needed

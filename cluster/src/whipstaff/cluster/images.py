@@ -13,13 +13,13 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from whipstaff.cluster import archives, binaries, builds, layout, roots
+from whipstaff.cluster import addons, archives, binaries, builds, layout, roots
 from whipstaff.runtime import errors
 
 Report = Callable[[str], None]
 PAUSE = "registry.k8s.io/pause:3.10.2"
 WEB = "localhost/web:1"
-_OWN = ("pause", "web")  # programs without a release, in the module of the control plane
+_ADDONS = pathlib.Path(addons.__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,35 @@ class Workshop:
     report: Report
 
     def own(self, name: str) -> pathlib.Path:
-        """A program of `_OWN`, built when its source has changed."""
-        source = builds.MODULE / name / "main.go"
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-        folder = layout.cache_dir(self.environ) / "programs" / binaries.target() / digest
+        """A program of ours, of the control plane's module but with none of its dependencies."""
+        return self.program(builds.MODULE, name, (builds.MODULE / name / "main.go",))
+
+    def program(
+        self, module: pathlib.Path, package: str, sources: Sequence[pathlib.Path] = ()
+    ) -> pathlib.Path:
+        """A program built from ``package`` of a Go module; see `builds.build`.
+
+        Args:
+            module: the folder of a go.mod.
+            package: a folder in it, or an import path.
+            sources: it is built again when one of these changes; none: the module's own files.
+        """
+        name = package.rpartition("/")[2]
+        sources = sources or [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
+        digest = hashlib.sha256(package.encode())
+        for source in sources:
+            digest.update(source.read_bytes())
+        stem = digest.hexdigest()[:12]
+        folder = layout.cache_dir(self.environ) / "programs" / binaries.target() / stem
         with alone(folder):
             if not (folder / name).is_file():
                 builds.build(
-                    (name,),
+                    (package,),
                     binaries.KUBERNETES_VERSION,
                     folder,
                     environ=self.environ,
                     report=self.report,
+                    module=module,
                 )
         return folder / name
 
@@ -66,6 +83,20 @@ def _pause(workshop: Workshop) -> Sequence[archives.Entry]:
 
 def _web(workshop: Workshop) -> Sequence[archives.Entry]:
     return [archives.Entry("web", workshop.own("web"), mode=0o755)]
+
+
+def coredns(workshop: Workshop) -> pathlib.Path:
+    """The program CoreDNS."""
+    return workshop.program(_ADDONS / "coredns", "whipstaff/coredns")
+
+
+def _coredns(workshop: Workshop) -> Sequence[archives.Entry]:
+    return [archives.Entry("coredns", coredns(workshop), mode=0o755), archives.Entry("etc")]
+
+
+def _metrics_server(workshop: Workshop) -> Sequence[archives.Entry]:
+    program = workshop.program(_ADDONS / "metrics-server", "whipstaff/metrics-server")
+    return [archives.Entry("metrics-server", program, mode=0o755), archives.Entry("tmp")]
 
 
 def _busybox(workshop: Workshop) -> Sequence[archives.Entry]:
@@ -79,6 +110,14 @@ RECIPES: Mapping[str, Recipe] = {
         ("registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "localhost/busybox:1"),
         _busybox,
         archives.Config(cmd=("sh",), env={"PATH": roots.PATH}),
+    ),
+    "coredns": Recipe(
+        (addons.COREDNS,), _coredns, archives.Config(("/coredns",), user="65532:65532")
+    ),
+    "metrics-server": Recipe(
+        (addons.METRICS_SERVER,),
+        _metrics_server,
+        archives.Config(("/metrics-server",), user="65534"),
     ),
 }
 

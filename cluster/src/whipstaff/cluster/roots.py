@@ -7,11 +7,9 @@ Debian's package, unpacked into the cache and never installed.
 import pathlib
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 
-from whipstaff.cluster import archives, layout
-from whipstaff.runtime import errors
+from whipstaff.cluster import archives, packages
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PT_INTERP = 3  # the ELF segment that names a dynamic linker
@@ -75,38 +73,7 @@ def find_busybox(environ: Mapping[str, str]) -> pathlib.Path:
     on_path = shutil.which("busybox", path=environ.get("PATH"))
     if on_path is not None and is_static(pathlib.Path(on_path)):
         return pathlib.Path(on_path)
-    return unpacked("busybox-static", environ) / "bin" / "busybox"
-
-
-def unpacked(package: str, environ: Mapping[str, str]) -> pathlib.Path:
-    """A Debian package's files in a folder of the cache, without installing it.
-
-    Raises:
-        StartupError: it can't be fetched.
-    """
-    folder = layout.cache_dir(environ) / "packages" / package
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch:
-        contents = pathlib.Path(scratch) / "contents"
-        try:
-            _quietly(["apt-get", "download", package], scratch, environ)
-            archive = next(pathlib.Path(scratch).glob("*.deb"))
-            _quietly(["dpkg-deb", "--extract", str(archive), str(contents)], scratch, environ)
-        except (OSError, subprocess.CalledProcessError, StopIteration) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            raise errors.StartupError(
-                f"the package {package} can't be fetched (try `apt-get update`): {said.strip()}"
-            ) from None
-        contents.rename(folder)
-    return folder
-
-
-def _quietly(command: Sequence[str], folder: str, environ: Mapping[str, str]) -> None:
-    subprocess.run(
-        command, cwd=folder, env=dict(environ), capture_output=True, text=True, check=True
-    )
+    return packages.unpacked(("busybox-static",), environ, alone=True) / "bin" / "busybox"
 
 
 def is_static(program: pathlib.Path) -> bool:

@@ -23,7 +23,6 @@ from whipstaff.runtime import errors, logs, objects
 
 Object = objects.Object
 Allocatable = Callable[[], Mapping[str, int]]
-VolumePath = Callable[[Object, str], pathlib.Path | None]
 
 CONFIG_SOURCE = "kubernetes.io/config.source"
 # How long a container waits for the Services to have been read once.
@@ -52,8 +51,7 @@ class Environment:
         refer: the ConfigMaps and Secrets.
         links: the Services.
         allocatable: what the node has for pods, ``cpu`` in thousandths.
-        volume_path: where a volume of a pod is mounted, for values from files; None where this
-            machine has no volumes.
+        root: the agent's directory, for values from files in volumes; None where there are none.
     """
 
     def __init__(
@@ -61,12 +59,12 @@ class Environment:
         refer: references.References,
         links: node_services.Services,
         allocatable: Allocatable,
-        volume_path: VolumePath | None = None,
+        root: pathlib.Path | None = None,
     ) -> None:
         self._references = refer
         self._services = links
         self._allocatable = allocatable
-        self._volume_path = volume_path
+        self._root = root
 
     async def resolve(
         self,
@@ -193,7 +191,7 @@ class Environment:
 
     async def _from_file(self, attempt: _Attempt, reference: Object) -> str | None:
         volume, path, key = reference["volumeName"], reference["path"], reference["key"]
-        root = self._volume_path(attempt.pod, volume) if self._volume_path is not None else None
+        root = self._empty_dir(attempt.pod, volume)
         if root is None:
             text = f"cannot find the volume {quoting.quote(volume)} referenced by FileKeyRef"
             raise UnresolvableError(text)
@@ -210,6 +208,14 @@ class Environment:
         where = quoting.quote(str(root / path))
         text = f"environment variable key {quoting.quote(key)} not found in file {where}"
         raise UnresolvableError(text)
+
+    def _empty_dir(self, pod: Object, name: str) -> pathlib.Path | None:
+        """Where a volume is; the API lets variables come from files of this kind only."""
+        for volume in pod["spec"].get("volumes") or ():
+            if volume["name"] == name and "emptyDir" in volume and self._root is not None:
+                volumes = self._root / "pods" / objects.uid(pod) / "volumes"
+                return volumes / "kubernetes.io~empty-dir" / name
+        return None
 
 
 _SOURCES: tuple[tuple[references.Kind, str], ...] = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from typing import Any
 
 import node_agent_builders as make
+import orjson
 import pytest
 
-from whipstaff.node_agent import images, provider
+from whipstaff.node_agent import images, provider, references
 
 
 class Runtime:
@@ -162,3 +165,191 @@ async def test_a_name_that_is_none_is_not_pulled(bench: Bench, image: str) -> No
 )
 async def test_names_of_images_come_in_many_forms(bench: Bench, image: str) -> None:
     assert (await bench.ensure(image=image)).size == 42
+
+
+# Credentials and limits.
+
+
+class References:
+    """The secrets of a namespace, as the API has them."""
+
+    def __init__(self, **secrets: Any) -> None:
+        self.secrets = secrets
+
+    async def get(self, uid: str, kind: str, namespace: str, name: str) -> Any:
+        assert (uid, kind, namespace) == ("uid-web", "Secret", "shop")
+        if self.secrets.get(name) == "unreadable":
+            raise references.UnreadableError("forbidden")
+        return self.secrets.get(name)
+
+
+class Registry(Runtime):
+    """A runtime whose registry wants to know who asks."""
+
+    options = provider.Options(("node-0",), root_dir="/nonexistent")
+
+    def __init__(self, *accepted: str) -> None:
+        super().__init__()
+        self.accepted = accepted
+        self.asked: list[str] = []
+
+    async def pull(self, pod: Any, image: str, auth: Any = None) -> provider.Image:
+        user = (auth or {}).get("username", "")
+        self.asked.append(user)
+        if self.accepted and user not in self.accepted:
+            raise provider.ProviderError(f"unauthorized: {user}")
+        return provider.Image(image, 1)
+
+
+def pull_secret(*users: str) -> Any:
+    auths = {f"example.com/{'x' * i}": {"username": user} for i, user in enumerate(users)}
+    told = base64.b64encode(orjson.dumps({"auths": auths})).decode()
+    return {
+        "metadata": {"uid": "1", "namespace": "shop", "name": "pull"},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": told},
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+
+
+class Clinic(Bench):
+    """A bench with a registry, pull secrets and limits."""
+
+    def __init__(
+        self, runtime: Registry, refs: References, limits: images.Limits | None = None
+    ) -> None:
+        super().__init__()
+        self.registry = runtime
+        self.images = images.Images(
+            runtime,  # type: ignore[arg-type]
+            lambda: self.now,
+            refs,  # type: ignore[arg-type]
+            limits,
+        )
+
+    async def ensure(self, image: str = "nginx", policy: str = "IfNotPresent") -> provider.Image:
+        pod = make.pod(imagePullSecrets=[{"name": "pull"}, {"name": "other"}, {"name": ""}])
+        return await self.images.ensure(
+            pod, make.container("app", image), lambda *event: self.events.append(event)
+        )
+
+
+async def test_each_fitting_secret_is_tried_until_one_does() -> None:
+    secrets = References(pull=pull_secret("a", "b"), other=pull_secret("c"))
+    clinic = Clinic(Registry("a"), secrets)
+    await clinic.ensure("example.com/x")
+    assert clinic.registry.asked == ["b", "a"]
+
+
+async def test_when_none_does_all_complaints_are_shown() -> None:
+    clinic = Clinic(Registry("z"), References(pull=pull_secret("a"), other=pull_secret("c")))
+    error = await clinic.fails(image="example.com/x")
+    assert error.message == "[unauthorized: a, unauthorized: c]"
+
+
+async def test_images_of_another_registry_are_pulled_without_credentials() -> None:
+    secrets = References(pull=pull_secret("a"), other=pull_secret("c"))
+    clinic = Clinic(Registry(), secrets)
+    await clinic.ensure("nginx")
+    assert clinic.registry.asked == [""]
+
+
+async def test_a_secret_that_is_missing_is_told_of_and_the_pull_tried() -> None:
+    clinic = Clinic(Registry(), References(pull="unreadable"))
+    await clinic.ensure("nginx")
+    assert clinic.events[0] == (
+        "Warning",
+        "FailedToRetrieveImagePullSecret",
+        (
+            "Unable to retrieve some image pull secrets (pull, other); "
+            "attempting to pull the image may not succeed."
+        ),
+    )
+    assert clinic.reasons()[1:] == ["Pulling", "Pulled"]
+
+
+async def test_a_secret_that_makes_no_sense_is_an_error() -> None:
+    broken = pull_secret("a") | {"data": {".dockerconfigjson": base64.b64encode(b"{").decode()}}
+    clinic = Clinic(Registry(), References(pull=broken, other=pull_secret("c")))
+    error = await clinic.fails(image="nginx")
+    assert error.reason == "ErrImagePull"
+    assert "invalid registry credentials" in error.message
+
+
+async def test_registries_are_not_asked_too_often() -> None:
+    secrets = References(pull=pull_secret("a"), other=pull_secret("c"))
+    clinic = Clinic(Registry(), secrets, images.Limits(qps=2, burst=3))
+    for number in range(3):
+        await clinic.ensure(f"nginx:{number}")
+    error = await clinic.fails(image="nginx:3")
+    assert (error.reason, error.message) == ("ErrImagePull", "pull QPS exceeded")
+    clinic.now += 0.5
+    await clinic.ensure("nginx:4")
+
+
+async def test_pulls_wait_for_their_turn() -> None:
+    secrets = References(pull=pull_secret("a"), other=pull_secret("c"))
+    registry = Registry()
+    clinic = Clinic(registry, secrets, images.Limits(parallel=2))
+    at_once, most = 0, 0
+    pull = registry.pull
+
+    async def slow(*args: Any) -> provider.Image:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return await pull(*args)
+
+    registry.pull = slow  # type: ignore[method-assign]
+    await asyncio.gather(*(clinic.ensure(f"nginx:{number}") for number in range(5)))
+    assert most == 2
+
+
+# Who a container runs as.
+
+
+@pytest.mark.parametrize(
+    ("pod_says", "container_says", "image", "complaint"),
+    [
+        ({}, {}, provider.Image("x", user=0), None),
+        ({"runAsNonRoot": True}, {}, provider.Image("x"), None),
+        ({"runAsNonRoot": True}, {}, provider.Image("x", user=1000), None),
+        ({"runAsNonRoot": True}, {"runAsNonRoot": False}, provider.Image("x", user=0), None),
+        ({"runAsNonRoot": True, "runAsUser": 7}, {}, provider.Image("x", user=0), None),
+        ({"runAsNonRoot": True}, {}, provider.Image("x", user=0), "image will run as root"),
+        (
+            {"runAsNonRoot": True, "runAsUser": 7},
+            {"runAsUser": 0},
+            provider.Image("x", user=7),
+            "container's runAsUser breaks non-root policy",
+        ),
+        (
+            {},
+            {"runAsNonRoot": True},
+            provider.Image("x", username="www"),
+            (
+                "container has runAsNonRoot and image has non-numeric user (www), "
+                "cannot verify user is non-root"
+            ),
+        ),
+        ({}, {"runAsNonRoot": True}, provider.Image("x", user=2**31), "invalid user id"),
+    ],
+)
+def test_containers_that_must_not_run_as_root_do_not(
+    pod_says: Any, container_says: Any, image: provider.Image, complaint: str | None
+) -> None:
+    pod = make.pod(securityContext=pod_says)
+    definition = make.container("app", securityContext=container_says)
+    found = images.verify_run_as_non_root(pod, definition, image)
+    if complaint is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert complaint in found
+        assert found.rstrip(")").endswith('(pod: "web_shop(uid-web)", container: app')

@@ -1,17 +1,30 @@
-"""Images: whether one must be pulled, and the back-off between pulls that fail.
+"""Images: whether one must be pulled, with which credentials, and the back-off of failed pulls.
+
+Pulls run beside each other, up to a limit, and not more often than the registry may be asked; the
+pod's pull secrets are tried one after another, and the node's own credentials after them.
 
 Runs no loop; owns the back-offs, by pod and image, from 10 s doubling up to 300 s. Answers to
-``pkg/kubelet/images/image_manager.go``. Leaves out pull secrets, limits on parallel pulls and image
-garbage collection.
+``pkg/kubelet/images/image_manager.go``, ``puller.go`` and ``helpers.go``, to PullImage in
+``kuberuntime_image.go`` and to ``security_context_others.go``. Leaves out credential provider
+plugins.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from whipstaff.node_agent import container_statuses, containers, provider, texts
+from whipstaff.node_agent import (
+    container_statuses,
+    containers,
+    keyrings,
+    provider,
+    references,
+    texts,
+)
 from whipstaff.runtime import events, objects
 
 Object = objects.Object
@@ -20,6 +33,7 @@ Report = Callable[[events.EventType, str, str], None]
 PULL_ERROR = "ErrImagePull"
 # How long the error of a pull is shown before it is replaced by that of its back-off.
 _SHOWN_SECONDS = 1.0
+_MAX_USER = 2**31 - 1
 
 _NAME = re.compile(
     r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/|\[[0-9A-Fa-f:]+\](?::[0-9]+)?/)?"
@@ -50,17 +64,46 @@ class _Failure:
         return self.at + self.delay
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may be pulled.
+
+    Attributes:
+        parallel: pulls at a time; 0 for any number.
+        qps: pulls a second, on average; 0 for any number.
+        burst: pulls at once where there were fewer before.
+    """
+
+    parallel: int = 0
+    qps: float = 5.0
+    burst: int = 10
+
+
 class Images:
     """Makes sure that images are there before containers start.
 
     Args:
         runtime: the provider.
         clock: seconds since the epoch.
+        refs: where pull secrets are read; None for a provider that asks no registry, for which
+            there are no secrets and no limit on how often it may.
+        limits: how much may be pulled.
     """
 
-    def __init__(self, runtime: provider.Provider, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        runtime: provider.Provider,
+        clock: Callable[[], float],
+        refs: references.References | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self._runtime = runtime
         self._clock = clock
+        self._references = refs
+        self._limits = limits or Limits()
+        self._turns = asyncio.Semaphore(self._limits.parallel) if self._limits.parallel else None
+        self._tokens = float(self._limits.burst)
+        self._counted_at = clock()
         self._failures: dict[str, dict[str, _Failure]] = {}  # by pod and image
 
     async def ensure(self, pod: Object, definition: Object, report: Report) -> provider.Image:
@@ -110,20 +153,97 @@ class Images:
         started = self._clock()
         if failure is not None and started < failure.until:
             raise self._backing_off(image, failure, report)
+        credentials = await self._credentials(pod, image, report)
         report("Normal", "Pulling", f"Pulling image {texts.quoted(image)}")
         try:
-            pulled = await self._runtime.pull(pod, image)
+            async with self._turns or contextlib.nullcontext():
+                turn = self._clock()
+                pulled = await self._try(pod, image, credentials)
         except provider.ProviderError as error:
             raise self._pull_failed(uid, image, error, report) from error
         self._failures.get(uid, {}).pop(image, None)
-        took = texts.duration(self._clock() - started)
+        now = self._clock()
         report(
             "Normal",
             "Pulled",
-            f"Successfully pulled image {texts.quoted(image)} in {took} "
-            f"({took} including waiting). Image size: {pulled.size} bytes.",
+            f"Successfully pulled image {texts.quoted(image)} in {texts.duration(now - turn)} "
+            f"({texts.duration(now - started)} including waiting). "
+            f"Image size: {pulled.size} bytes.",
         )
         return pulled
+
+    async def _try(
+        self, pod: Object, image: str, credentials: Sequence[keyrings.Credentials]
+    ) -> provider.Image:
+        """Pull with the first credentials that do; without any where there are none."""
+        if not self._may_pull():
+            raise provider.ProviderError("pull QPS exceeded")
+        if not credentials:
+            return await self._runtime.pull(pod, image)
+        complaints: list[provider.ProviderError] = []
+        for one in credentials:
+            try:
+                return await self._runtime.pull(pod, image, one.auth())
+            except provider.ProviderError as error:
+                complaints.append(error)
+        if len(complaints) == 1:
+            raise complaints[0]
+        found = dict.fromkeys(map(str, complaints))
+        text = f"[{', '.join(found)}]" if len(found) > 1 else next(iter(found))
+        raise provider.ProviderError(text, complaints[-1].reason)
+
+    def _may_pull(self) -> bool:
+        """Take a token, of which some come back each second."""
+        if self._references is None or not self._limits.qps:
+            return True
+        now = self._clock()
+        earned = (now - self._counted_at) * self._limits.qps
+        self._counted_at = now
+        self._tokens = min(self._tokens + max(earned, 0.0), self._limits.burst)
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    async def _credentials(
+        self, pod: Object, image: str, report: Report
+    ) -> list[keyrings.Credentials]:
+        """What fits an image of the pod's pull secrets and the node's own credentials."""
+        if self._references is None:
+            return []
+        try:
+            keyring = keyrings.of_secrets(await self._secrets(pod, self._references, report))
+        except keyrings.KeyringError as error:
+            report("Warning", "Failed", f"Error: {error}")
+            raise self._failed(PULL_ERROR, str(error), containers.INITIAL_BACKOFF) from error
+        of_node = await asyncio.to_thread(keyrings.of_node, self._runtime.options.root_dir)
+        return keyring.find(image) + of_node.find(image)
+
+    async def _secrets(
+        self, pod: Object, refs: references.References, report: Report
+    ) -> list[Object]:
+        """The pod's pull secrets; those that aren't there are left out, and told of."""
+        uid, namespace = pod["metadata"]["uid"], pod["metadata"]["namespace"]
+        found, missing = [], []
+        for reference in pod["spec"].get("imagePullSecrets") or ():
+            name = reference.get("name")
+            if not name:
+                continue
+            secret = None
+            with contextlib.suppress(references.UnreadableError):
+                secret = await refs.get(uid, "Secret", namespace, name)
+            if secret is None:
+                missing.append(name)
+            else:
+                found.append(secret)
+        if missing:
+            report(
+                "Warning",
+                "FailedToRetrieveImagePullSecret",
+                f"Unable to retrieve some image pull secrets ({', '.join(missing)}); "
+                "attempting to pull the image may not succeed.",
+            )
+        return found
 
     def _pull_failed(
         self, uid: str, image: str, error: provider.ProviderError, report: Report
@@ -156,6 +276,31 @@ class Images:
         return StartFailedError(
             container_statuses.StartError(reason, message, self._clock() + seconds)
         )
+
+
+def verify_run_as_non_root(pod: Object, definition: Object, image: provider.Image) -> str | None:
+    """Why a container that mustn't run as root would (or might) do so; None where it is fine."""
+    own = definition.get("securityContext") or {}
+    of_pod = pod["spec"].get("securityContext") or {}
+    if not own.get("runAsNonRoot", of_pod.get("runAsNonRoot")):
+        return None
+    where = f"(pod: {texts.quoted(texts.pod(pod))}, container: {definition['name']})"
+    user = own.get("runAsUser", of_pod.get("runAsUser"))
+    if user is not None:
+        return None if user else f"container's runAsUser breaks non-root policy {where}"
+    if image.user is None and image.username:
+        return (
+            f"container has runAsNonRoot and image has non-numeric user ({image.username}), "
+            f"cannot verify user is non-root {where}"
+        )
+    if image.user == 0:
+        return f"container has runAsNonRoot and image will run as root {where}"
+    if image.user is not None and not 0 < image.user <= _MAX_USER:
+        return (
+            f"container has runAsNonRoot and image has an invalid user id ({image.user}). "
+            f"(Must be 1-({_MAX_USER})): must be between 0 and {_MAX_USER}, inclusive {where}"
+        )
+    return None
 
 
 def _already_there(image: str) -> str:

@@ -72,12 +72,12 @@ def read(root_dir: str, system: pathlib.Path = pathlib.Path("/")) -> Machine:
     Raises:
         OSError: the kernel's files can't be read.
     """
-    memory = _meminfo((system / "proc/meminfo").read_text())
+    meminfo = _meminfo((system / "proc/meminfo").read_text())
     disk = os.statvfs(_nearest(pathlib.Path(root_dir)))
     return Machine(
         cpus=os.cpu_count() or 1,
-        memory=memory["MemTotal"],
-        swap=memory.get("SwapTotal", 0),
+        memory=meminfo["MemTotal"],
+        swap=meminfo.get("SwapTotal", 0),
         ephemeral=disk.f_blocks * disk.f_frsize,
         ephemeral_inodes=disk.f_files,
         pids=max_pids(system),
@@ -88,6 +88,11 @@ def read(root_dir: str, system: pathlib.Path = pathlib.Path("/")) -> Machine:
         kernel=platform.release(),
         os_image=_os_image(_first_text(system, _OS_RELEASES)),
     )
+
+
+def memory(system: pathlib.Path = pathlib.Path("/")) -> int:
+    """Bytes of this machine's memory; 0 where the kernel doesn't tell."""
+    return _meminfo(_first_text(system, ("proc/meminfo",))).get("MemTotal", 0)
 
 
 def max_pids(system: pathlib.Path = pathlib.Path("/")) -> int:

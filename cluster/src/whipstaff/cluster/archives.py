@@ -2,7 +2,8 @@
 
 A pure writer: a root file system given as entries becomes a layer, with its configuration, manifest
 and index in one tar file. The same input gives the same bytes, so the same digests. Answers to what
-``docker build`` and ``docker save`` do for an image of one layer; no base images, no compression.
+``docker build`` and ``docker save`` do; there are no base images but layers that images share, and
+there is no compression.
 """
 
 import dataclasses
@@ -53,6 +54,7 @@ class Config:
     env: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
     working_dir: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, object]:
         """As the ``config`` member of an image configuration."""
@@ -62,8 +64,24 @@ class Config:
             "Env": [f"{name}={value}" for name, value in self.env.items()],
             "User": self.user,
             "WorkingDir": self.working_dir,
+            "Labels": dict(self.labels),
         }
         return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of an archive.
+
+    Attributes:
+        name: the full reference (``registry.k8s.io/pause:3.10.2``) under which it is imported.
+        layers: its root file system, the base first. A layer that several images have, as the very
+            same object, is stored once.
+    """
+
+    name: str
+    layers: Sequence[Sequence[Entry]]
+    config: Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,80 +97,71 @@ class _Blob:
         return f"blobs/{self.digest.replace(':', '/')}"
 
 
-def write(
-    path: pathlib.Path,
-    names: Sequence[str],
-    entries: Iterable[Entry],
-    config: Config,
-    *,
-    architecture: str,
-) -> None:
-    """Write an image of one layer to ``path``, in one step.
+def write(path: pathlib.Path, images: Sequence[Image], *, architecture: str) -> None:
+    """Write images to an archive ``path``, in one step, for an ``architecture`` as Go names it.
 
-    Args:
-        path: of the archive.
-        names: full references (``registry.k8s.io/pause:3.10.2``), under each of which the image
-            appears when it is imported.
-        entries: the root file system; folders above an entry are made where none is given.
-        config: how it is run.
-        architecture: Go's name, ``amd64``.
+    Every name gets an image id of its own, though the contents be the same: a runtime knows an
+    image by its id and reports it by the first of its names.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".image-", dir=path.parent) as scratch:
-        layer_file = pathlib.Path(scratch) / "layer.tar"
-        _write_layer(layer_file, entries)
-        with layer_file.open("rb") as file:
-            layer = _Blob(
-                layer_file.stat().st_size,
-                f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}",
-            )
         archive = pathlib.Path(scratch) / "archive.tar"
+        written: dict[int, _Blob] = {}  # by the identity of the layer's entries
+        manifests = []
         with tarfile.open(archive, "w") as tar:
-            _write_documents(tar, names, layer, config, architecture)
-            information = tarfile.TarInfo(layer.path)
-            information.size = layer.size
-            with layer_file.open("rb") as file:
-                tar.addfile(information, file)
+            for image in images:
+                for layer in image.layers:
+                    if id(layer) not in written:
+                        file = pathlib.Path(scratch) / "layer.tar"
+                        write_layer(file, layer)
+                        written[id(layer)] = _add_file(tar, file)
+                blobs = [written[id(layer)] for layer in image.layers]
+                manifests.append(_write_image(tar, image, blobs, architecture))
+            index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": manifests}
+            _add(tar, "oci-layout", _encoded({"imageLayoutVersion": "1.0.0"}))
+            _add(tar, "index.json", _encoded(index))
         archive.replace(path)
 
 
-def _write_documents(
-    tar: tarfile.TarFile,
-    names: Sequence[str],
-    layer: _Blob,
-    config: Config,
-    architecture: str,
-) -> None:
-    image = {
-        "architecture": architecture,
-        "os": "linux",
-        "config": config.document(),
-        "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
-    }
-    configuration = _add_blob(tar, image)
+def _write_image(
+    tar: tarfile.TarFile, image: Image, layers: Sequence[_Blob], architecture: str
+) -> dict[str, object]:
+    """Add an image's documents; what the index says of it."""
+    named = {"org.opencontainers.image.ref.name": image.name, **image.config.labels}
+    configuration = _add_blob(
+        tar,
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": dataclasses.replace(image.config, labels=named).document(),
+            "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+        },
+    )
     manifest = _add_blob(
         tar,
         {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
             "config": configuration.described(_CONFIG),
-            "layers": [layer.described(_LAYER)],
+            "layers": [layer.described(_LAYER) for layer in layers],
         },
     )
-    index = {
-        "schemaVersion": 2,
-        "mediaType": _INDEX,
-        "manifests": [
-            {
-                **manifest.described(_MANIFEST),
-                "platform": {"architecture": architecture, "os": "linux"},
-                "annotations": {NAME: name},
-            }
-            for name in names
-        ],
+    return {
+        **manifest.described(_MANIFEST),
+        "platform": {"architecture": architecture, "os": "linux"},
+        "annotations": {NAME: image.name},
     }
-    _add(tar, "oci-layout", _encoded({"imageLayoutVersion": "1.0.0"}))
-    _add(tar, "index.json", _encoded(index))
+
+
+def _add_file(tar: tarfile.TarFile, path: pathlib.Path) -> _Blob:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        blob = _Blob(path.stat().st_size, f"sha256:{digest}")
+        information = tarfile.TarInfo(blob.path)
+        information.size = blob.size
+        file.seek(0)
+        tar.addfile(information, file)
+    return blob
 
 
 def _add_blob(tar: tarfile.TarFile, document: object) -> _Blob:
@@ -172,7 +181,8 @@ def _encoded(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _write_layer(path: pathlib.Path, entries: Iterable[Entry]) -> None:
+def write_layer(path: pathlib.Path, entries: Iterable[Entry]) -> None:
+    """Write a root file system as a tar file, with the folders above entries that none makes."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for entry in _with_parents(entries):
             _write_entry(tar, entry)

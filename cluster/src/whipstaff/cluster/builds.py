@@ -52,13 +52,7 @@ def build(
         StartupError: there is no Go, or the build fails.
     """
     go = find_go(environ, report)
-    variables = {
-        **environ,
-        "CGO_ENABLED": "0",
-        "GOFLAGS": "-mod=readonly",
-        "GOTOOLCHAIN": "local",
-        "GOWORK": "off",
-    }
+    variables = _variables(environ)
     targets = [name if "/" in name else f"./{name}" for name in names]
     binaries = [name.rpartition("/")[2] for name in names]
     report("counting packages")
@@ -77,6 +71,51 @@ def build(
         )
         for name in binaries:
             (pathlib.Path(temporary) / name).replace(folder / name)
+
+
+def build_tests(
+    package: str,
+    program: pathlib.Path,
+    *,
+    environ: Mapping[str, str],
+    report: Report,
+    module: pathlib.Path,
+) -> None:
+    """Build the tests of a package into one program, as ``go test -c`` does.
+
+    Raises:
+        StartupError: there is no Go, or the build fails.
+    """
+    go = find_go(environ, report)
+    variables = _variables(environ)
+    report("counting packages")
+    total = _count(go, ["-test", package], variables, report, module)
+    flags = ("-trimpath", "-ldflags", "-s -w")
+    # Only a build tells of its progress; what it has compiled is there for the tests.
+    _run(
+        [str(go), "build", "-v", *flags, package],
+        variables,
+        lambda done: report(_compiled(done, total, [program.name])),
+        report,
+        module=module,
+    )
+    report(f"linking {program.name}")
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=program.parent) as temporary:
+        made = pathlib.Path(temporary) / program.name
+        command = [str(go), "test", "-c", *flags, "-o", str(made), package]
+        _run(command, variables, lambda _: None, report, module=module)
+        made.replace(program)
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """What go runs with."""
+    return {
+        **environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+    }
 
 
 def find_go(environ: Mapping[str, str], report: Report) -> pathlib.Path:

@@ -8,6 +8,7 @@ from the Go modules beside this file (`builds`), the small tools from a static b
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,17 +23,22 @@ WEB = "localhost/web:1"
 _ADDONS = pathlib.Path(addons.__file__).parent
 
 
+Layer = Sequence[archives.Entry]
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What an image is made of.
 
     Attributes:
         names: the full references under which it is imported.
-        entries: its root file system, from a function that builds or finds what it needs.
+        layers: its root file system, the base first, from a function that builds or finds what it
+            needs. One that gives the same object again shares the layer with other images.
+        config: how it is run.
     """
 
     names: tuple[str, ...]
-    entries: Callable[["Workshop"], Sequence[archives.Entry]]
+    layers: Callable[["Workshop"], Sequence[Layer]]
     config: archives.Config
 
 
@@ -77,12 +83,12 @@ class Workshop:
         return folder / name
 
 
-def _pause(workshop: Workshop) -> Sequence[archives.Entry]:
-    return [archives.Entry("pause", workshop.own("pause"), mode=0o755)]
+def _pause(workshop: Workshop) -> Sequence[Layer]:
+    return [[archives.Entry("pause", workshop.own("pause"), mode=0o755)]]
 
 
-def _web(workshop: Workshop) -> Sequence[archives.Entry]:
-    return [archives.Entry("web", workshop.own("web"), mode=0o755)]
+def _web(workshop: Workshop) -> Sequence[Layer]:
+    return [[archives.Entry("web", workshop.own("web"), mode=0o755)]]
 
 
 def coredns(workshop: Workshop) -> pathlib.Path:
@@ -90,17 +96,17 @@ def coredns(workshop: Workshop) -> pathlib.Path:
     return workshop.program(_ADDONS / "coredns", "whipstaff/coredns")
 
 
-def _coredns(workshop: Workshop) -> Sequence[archives.Entry]:
-    return [archives.Entry("coredns", coredns(workshop), mode=0o755), archives.Entry("etc")]
+def _coredns(workshop: Workshop) -> Sequence[Layer]:
+    return [[archives.Entry("coredns", coredns(workshop), mode=0o755), archives.Entry("etc")]]
 
 
-def _metrics_server(workshop: Workshop) -> Sequence[archives.Entry]:
+def _metrics_server(workshop: Workshop) -> Sequence[Layer]:
     program = workshop.program(_ADDONS / "metrics-server", "whipstaff/metrics-server")
-    return [archives.Entry("metrics-server", program, mode=0o755), archives.Entry("tmp")]
+    return [[archives.Entry("metrics-server", program, mode=0o755), archives.Entry("tmp")]]
 
 
-def _busybox(workshop: Workshop) -> Sequence[archives.Entry]:
-    return roots.busybox(workshop.environ)
+def _busybox(workshop: Workshop) -> Sequence[Layer]:
+    return [roots.busybox(workshop.environ)]
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -135,37 +141,46 @@ def archive(
     """
     if name not in RECIPES:
         raise errors.StartupError(f"no recipe for an image {name!r}; known: {', '.join(RECIPES)}")
-    return make(name, RECIPES[name], environ=environ, report=report)
+    return make(name, [RECIPES[name]], environ=environ, report=report)
 
 
 def make(
     name: str,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     *,
     environ: Mapping[str, str] = os.environ,
     report: Report = lambda _: None,
 ) -> pathlib.Path:
-    """The OCI archive of any recipe; ``name`` is what its file is called in the cache."""
-    entries = recipe.entries(Workshop(environ, report))
+    """The OCI archive of any recipes; ``name`` is what its file is called in the cache."""
+    workshop = Workshop(environ, report)
+    images = [
+        archives.Image(image, layers, recipe.config)
+        for recipe in recipes
+        for layers in [recipe.layers(workshop)]
+        for image in recipe.names
+    ]
     folder = layout.cache_dir(environ) / "images" / binaries.target()
-    path = folder / f"{name}-{_fingerprint(recipe, entries)}.tar"
+    path = folder / f"{name}-{_fingerprint(images)}.tar"
     if not path.is_file():
         report(f"making the image {name}")
         for outdated in folder.glob(f"{name}-{'[0-9a-f]' * 16}.tar"):
             outdated.unlink(missing_ok=True)
         _, _, architecture = binaries.target().partition("-")
-        archives.write(path, recipe.names, entries, recipe.config, architecture=architecture)
+        archives.write(path, images, architecture=architecture)
     return path
 
 
-def _fingerprint(recipe: Recipe, entries: Sequence[archives.Entry]) -> str:
-    """Changes with whatever changes the image; files of this machine count by size and time."""
-    digest = hashlib.sha256(repr((recipe.names, recipe.config)).encode())
-    for entry in entries:
+def _fingerprint(images: Sequence[archives.Image]) -> str:
+    """Changes with whatever changes the images; files of this machine count by size and time."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(repr((image.name, image.config, len(image.layers))).encode())
+    layers = {id(layer): layer for image in images for layer in image.layers}
+    for entry in itertools.chain.from_iterable(layers.values()):
+        digest.update(repr(entry).encode())
         if isinstance(entry.contents, pathlib.Path):
             status = entry.contents.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-        digest.update(repr(entry).encode())
     return digest.hexdigest()[:16]
 
 

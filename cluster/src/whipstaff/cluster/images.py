@@ -42,9 +42,9 @@ class Recipe:
     config: archives.Config
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Workshop:
-    """Where recipes get what they put into images."""
+    """Where recipes get what they put into images; each is a key for what was made in it."""
 
     environ: Mapping[str, str]
     report: Report
@@ -64,11 +64,7 @@ class Workshop:
             sources: it is built again when one of these changes; none: the module's own files.
         """
         name = package.rpartition("/")[2]
-        sources = sources or [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
-        digest = hashlib.sha256(package.encode())
-        for source in sources:
-            digest.update(source.read_bytes())
-        stem = digest.hexdigest()[:12]
+        stem = digest_of(module, package, sources)
         folder = layout.cache_dir(self.environ) / "programs" / binaries.target() / stem
         with alone(folder):
             if not (folder / name).is_file():
@@ -81,6 +77,14 @@ class Workshop:
                     module=module,
                 )
         return folder / name
+
+
+def digest_of(module: pathlib.Path, package: str = "", sources: Sequence[pathlib.Path] = ()) -> str:
+    """Changes with what a package is built from: ``sources``, or the module's own files."""
+    digest = hashlib.sha256(package.encode())
+    for source in sources or (module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _pause(workshop: Workshop) -> Sequence[Layer]:

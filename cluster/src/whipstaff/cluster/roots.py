@@ -14,7 +14,7 @@ from whipstaff.cluster import archives, packages
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PT_INTERP = 3  # the ELF segment that names a dynamic linker
 
-_USERS = """\
+USERS = """\
 root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/bin/false
 bin:x:2:2:bin:/bin:/bin/false
@@ -25,7 +25,7 @@ www-data:x:33:33:www-data:/var/www:/bin/false
 operator:x:37:37:Operator:/var:/bin/false
 nobody:x:65534:65534:nobody:/home:/bin/false
 """
-_GROUPS = """\
+GROUPS = """\
 root:x:0:
 daemon:x:1:
 bin:x:2:
@@ -59,8 +59,8 @@ def busybox(environ: Mapping[str, str]) -> Sequence[archives.Entry]:
         archives.Entry("home", owner=(65534, 65534)),
         archives.Entry("tmp", mode=0o1777),
         archives.Entry("var/tmp", mode=0o1777),
-        archives.Entry("etc/passwd", _USERS.encode()),
-        archives.Entry("etc/group", _GROUPS.encode()),
+        archives.Entry("etc/passwd", USERS.encode()),
+        archives.Entry("etc/group", GROUPS.encode()),
     ]
 
 

@@ -1,0 +1,2 @@
+// Package suite is a module to build the upstream test suite in; see tools.go.
+package suite

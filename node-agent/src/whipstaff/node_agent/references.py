@@ -13,6 +13,7 @@ that nobody has asked for in a while, and the other strategies (TTL, Get).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -99,48 +100,87 @@ class References:
 
 
 class _Watch:
-    """One object, and the pods that want it."""
+    """One object, and the pods that want it.
+
+    A server takes a tenth of a second to say that a watch has shown everything. Until then whoever
+    asks is answered by a read of its own, so that pods needn't wait for that.
+    """
 
     def __init__(self, api: client.Client, key: _Key, changed: Changed) -> None:
-        kind, namespace, name = key
         self.pods: set[str] = set()
-        self._kind = kind
-        self._key = f"{namespace}/{name}"
+        self._api = api
+        self._kind, self._namespace, self._name = key
         self._changed = changed
         self._waiting: dict[str, int] = {}
+        self._reading: asyncio.Task[Object | None] | None = None
+        self._given: str | None = None
+        self._fixed: Object | None = None
         self._informer = informer.Informer(
             api,
-            _RESOURCES[kind],
-            namespace=namespace,
-            field_selector=f"metadata.name={name}",
+            _RESOURCES[self._kind],
+            namespace=self._namespace,
+            field_selector=f"metadata.name={self._name}",
             transform=_pruned,
         )
         self._informer.add_handler(self)
         self._informer.start()
 
     async def get(self, uid: str) -> Object | None:
-        if not self._informer.synced.is_set():
-            # Who waits gets the first state from here and needn't be told of it.
-            self._waiting[uid] = self._waiting.get(uid, 0) + 1
-            try:
-                await self._informer.wait_synced(FIRST_STATE_SECONDS)
-            except errors.Unreachable as error:
-                text = f"failed to sync {self._kind.lower()} cache: {error}"
-                raise UnreadableError(text) from error
-            finally:
-                self._waiting[uid] -= 1
-                if not self._waiting[uid]:
-                    del self._waiting[uid]
-        found = self._informer.get(self._key)
+        if self._fixed is not None:
+            return self._fixed
+        if self._informer.synced.is_set():
+            found = self._informer.get(f"{self._namespace}/{self._name}")
+        else:
+            found = await self._await_first(uid)
         if found is not None and found.get("immutable"):
+            self._fixed = found
             self._informer.stop()
         return found
 
+    async def _await_first(self, uid: str) -> Object | None:
+        # Who waits gets the first state from here and needn't be told of it.
+        self._waiting[uid] = self._waiting.get(uid, 0) + 1
+        try:
+            return await self._first()
+        except errors.Unreachable as error:
+            raise UnreadableError(f"failed to sync {self._kind.lower()} cache: {error}") from error
+        finally:
+            self._waiting[uid] -= 1
+            if not self._waiting[uid]:
+                del self._waiting[uid]
+
+    async def _first(self) -> Object | None:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+            # Who waited for it may have given up when it fails.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_STATE_SECONDS):
+                try:
+                    return await asyncio.shield(self._reading)
+                except errors.WhipstaffError as error:
+                    _log.debug("the watch will tell", object=self._name, error=str(error))
+                await self._informer.wait_synced()
+        # Raises what is in the way, if there still is something.
+        await self._informer.wait_synced(0)
+        return self._informer.get(f"{self._namespace}/{self._name}")
+
+    async def _read(self) -> Object | None:
+        try:
+            found = await self._api.get(_RESOURCES[self._kind], self._name, self._namespace)
+        except errors.NotFound:
+            return None
+        self._given = objects.resource_version(found)
+        return _pruned(found)
+
     def stop(self) -> asyncio.Future[object]:
+        if self._reading is not None:
+            self._reading.cancel()
         return asyncio.ensure_future(self._informer.stop())
 
-    def on_add(self, _: Object) -> None:
-        self._tell()
+    def on_add(self, obj: Object) -> None:
+        if objects.resource_version(obj) != self._given:
+            self._tell()
 
     def on_update(self, _: Object, __: Object) -> None:
         self._tell()

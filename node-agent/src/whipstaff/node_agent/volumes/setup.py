@@ -1,0 +1,189 @@
+"""Setting up one volume: what is needed of the API first, then the work on the machine.
+
+`Planner.plan` collects what a volume is made of and returns the work as a function, which blocks
+and is called in a thread: so that the volumes of a pod wait for the API together and then cost one
+thread. Runs no loop and owns nothing. Answers to the SetUp methods of the plugins in
+``pkg/volume``.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping
+
+from whipstaff.node_agent import containers
+from whipstaff.node_agent.volumes import (
+    atomic,
+    claims,
+    empty_dirs,
+    hostpaths,
+    mounting,
+    nesting,
+    ownership,
+    payloads,
+    places,
+    trees,
+)
+from whipstaff.runtime import client, objects
+
+Object = objects.Object
+Work = Callable[[], places.Place]
+
+# On disk, as it is nobody's secret.
+_ON_DISK = {"configMap"}
+
+
+class Planner:
+    """Plans volumes.
+
+    Args:
+        layout: where they are.
+        collector: collects the files of those that show objects.
+        allocatable: what the node has for pods.
+        api: the client, for claims.
+    """
+
+    def __init__(
+        self,
+        layout: places.Layout,
+        collector: payloads.Collector,
+        allocatable: Callable[[], Mapping[str, int]],
+        api: client.Client,
+    ) -> None:
+        self._layout = layout
+        self._collector = collector
+        self._allocatable = allocatable
+        self._api = api
+
+    async def plan(self, pod: Object, volume: Object) -> Work:
+        """What is to be done for a volume.
+
+        Raises:
+            payloads.MissingError: something that it shows isn't there.
+            places.SetUpError: it can't be had.
+        """
+        if is_refreshed(volume):
+            return await self._plan_files(pod, volume)
+        if "emptyDir" in volume:
+            return self._plan_empty(pod, volume)
+        if "hostPath" in volume:
+            source = volume["hostPath"]
+            return _host_path(volume["name"], source, readonly=False)
+        if "image" in volume:
+            reference = volume["image"].get("reference") or ""
+            place = places.Place("image", volume["name"], "", readonly=True, image=reference)
+            return lambda: place
+        if "persistentVolumeClaim" in volume or "ephemeral" in volume:
+            return await self._plan_claim(pod, volume)
+        kind = next((key for key in volume if key != "name"), "none")
+        raise places.SetUpError(f"volumes of the kind {kind} aren't supported by this node")
+
+    async def _plan_files(self, pod: Object, volume: Object) -> Work:
+        kind = next(kind for kind in payloads.KINDS if kind in volume)
+        name = volume["name"]
+        path = self._layout.volume(objects.uid(pod), kind, name)
+        files = await self._collector.collect(pod, volume)
+        size = 0 if kind in _ON_DISK else empty_dirs.memory_size(pod, {}, self._allocatable())
+        place = places.Place(
+            kind, name, str(path), readonly=True, measured="files", local=kind == "configMap"
+        )
+        return lambda: _write_files(pod, place, files, size)
+
+    def _plan_empty(self, pod: Object, volume: Object) -> Work:
+        name, uid = volume["name"], objects.uid(pod)
+        source = volume["emptyDir"] or {}
+        path = self._layout.volume(uid, "emptyDir", name)
+        mark = self._layout.ready_mark(uid, name)
+        on_disk = not source.get("medium")
+        place = places.Place("emptyDir", name, str(path), measured="files", local=on_disk)
+        allocatable = self._allocatable()
+
+        def work() -> places.Place:
+            empty_dirs.set_up(path, mark, pod, source, allocatable)
+            return place
+
+        return work
+
+    async def _plan_claim(self, pod: Object, volume: Object) -> Work:
+        claim = await claims.find(self._api, pod, volume, block=_is_device(pod, volume["name"]))
+        spec, name = claim.volume["spec"], objects.name(claim.volume)
+        if "hostPath" in spec:
+            return _host_path(name, spec["hostPath"], readonly=claim.readonly, claim=claim.name)
+        if (spec.get("volumeMode") or "Filesystem") == "Filesystem" and "local" in spec:
+            path = self._layout.volume(objects.uid(pod), "local", name)
+            source = spec["local"].get("path") or ""
+            place = places.Place(
+                "local", name, str(path), claim.readonly, claim=claim.name, measured="filesystem"
+            )
+
+            def work() -> places.Place:
+                claims.mount_local(source, path, pod, readonly=claim.readonly)
+                return place
+
+            return work
+        kind = "CSI" if "csi" in spec else "its kind"
+        raise places.SetUpError(
+            f'PersistentVolume "{name}": volumes of {kind} aren\'t supported by this node'
+        )
+
+
+def is_refreshed(volume: Object) -> bool:
+    """Whether a volume shows something that may change."""
+    return any(kind in volume for kind in payloads.KINDS)
+
+
+def used(pod: Object) -> list[Object]:
+    """The volumes that any container of a pod uses; upstream makes no others."""
+    names: set[str] = set()
+    for _, definition in containers.every(pod["spec"]):
+        for field in ("volumeMounts", "volumeDevices"):
+            names.update(one["name"] for one in definition.get(field) or ())
+    return [volume for volume in pod["spec"].get("volumes") or () if volume["name"] in names]
+
+
+def _is_device(pod: Object, name: str) -> bool:
+    return any(
+        device["name"] == name
+        for _, definition in containers.every(pod["spec"])
+        for device in definition.get("volumeDevices") or ()
+    )
+
+
+def _host_path(name: str, source: Object, *, readonly: bool, claim: str = "") -> Work:
+    path = source.get("path") or ""
+    kind = source.get("type") or ""
+    place = places.Place("hostPath", name, path, readonly, claim=claim)
+
+    def work() -> places.Place:
+        hostpaths.check(path, kind)
+        return place
+
+    return work
+
+
+def _write_files(
+    pod: Object, place: places.Place, files: atomic.Payload, size: int
+) -> places.Place:
+    path = pathlib.Path(place.path)
+    fresh = not path.is_dir()
+    try:
+        if fresh:
+            empty_dirs.make_open(path)
+        if place.kind not in _ON_DISK and not mounting.is_mount_point(path):
+            mounting.tmpfs(path, size)
+            fresh = True
+        nesting.make(place.name, path, pod)
+        group = payloads.group(pod)
+
+        def prepare() -> None:
+            if group is not None:
+                ownership.change(path, group, readonly=True)
+
+        atomic.write(path, files, prepare)
+    except (OSError, ValueError, places.SetUpError):
+        # What containers use already stays as it is.
+        if fresh:
+            mounting.unmount_all(path)
+            trees.remove(path)
+        raise
+    return place

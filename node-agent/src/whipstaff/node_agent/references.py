@@ -113,7 +113,7 @@ class _Watch:
         self._changed = changed
         self._waiting: dict[str, int] = {}
         self._reading: asyncio.Task[Object | None] | None = None
-        self._given: str | None = None
+        self._early: tuple[Object | None] | None = None
         self._fixed: Object | None = None
         self._informer = informer.Informer(
             api,
@@ -161,17 +161,18 @@ class _Watch:
                 except errors.WhipstaffError as error:
                     _log.debug("the watch will tell", object=self._name, error=str(error))
                 await self._informer.wait_synced()
+        if self._early is not None and not self._informer.synced.is_set():
+            return self._early[0]
         # Raises what is in the way, if there still is something.
         await self._informer.wait_synced(0)
         return self._informer.get(f"{self._namespace}/{self._name}")
 
     async def _read(self) -> Object | None:
-        try:
+        found: Object | None = None
+        with contextlib.suppress(errors.NotFound):
             found = await self._api.get(_RESOURCES[self._kind], self._name, self._namespace)
-        except errors.NotFound:
-            return None
-        self._given = objects.resource_version(found)
-        return _pruned(found)
+        self._early = (None if found is None else _pruned(found),)
+        return self._early[0]
 
     def stop(self) -> asyncio.Future[object]:
         if self._reading is not None:
@@ -179,7 +180,8 @@ class _Watch:
         return asyncio.ensure_future(self._informer.stop())
 
     def on_add(self, obj: Object) -> None:
-        if objects.resource_version(obj) != self._given:
+        early = self._early[0] if self._early is not None else None
+        if early is None or objects.resource_version(early) != objects.resource_version(obj):
             self._tell()
 
     def on_update(self, _: Object, __: Object) -> None:

@@ -6,8 +6,7 @@ their renewals are spread evenly over the interval, and everything goes through 
 requests at a time. A Node that somebody deletes is registered again.
 
 Runs the beating; owns the nodes' objects and Leases (`nodes.Node`). Answers to
-``pkg/kubelet/kubelet_node_status.go`` and to component-helpers ``apimachinery/lease``. Leaves out
-the runtime's own class of problems (disk, memory, PIDs), which come with real nodes.
+``pkg/kubelet/kubelet_node_status.go`` and to component-helpers ``apimachinery/lease``.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from whipstaff.node_agent import (
-    execution,
     metrics,
     nodes,
     patches,
+    pod_events,
     provider,
     records,
     timeline,
 )
-from whipstaff.runtime import client, errors, logs, objects, resources
+from whipstaff.runtime import client, errors, events, logs, objects, resources
 
 Object = objects.Object
 
@@ -36,6 +35,8 @@ _RUNTIME_POLL_SECONDS = 5.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 7.0
 _CONFLICTS = 5
+# Images come and go more often than runtimes, and listing them takes longer.
+_POLLS_PER_LIST = 2
 
 _log = logs.get("node_agent.heartbeats")
 
@@ -76,7 +77,7 @@ class Heartbeats:
         self,
         api: client.Client,
         runtime: provider.Provider,
-        recorder: execution.Recorder,
+        recorder: pod_events.Recorder,
         line: timeline.Timeline,
         fleet: Mapping[str, nodes.Node],
         template: nodes.Template,
@@ -95,6 +96,7 @@ class Heartbeats:
         self._reporting: set[str] = set()
         self._seen: dict[str, Object] = {}  # what came before the answer to a registration
         self._failures: dict[str, int] = {}
+        self._polls = 0
         self._complete = asyncio.Event()
 
     async def run(self) -> None:
@@ -170,6 +172,7 @@ class Heartbeats:
             return
         self._failures.pop(node.name, None)
         node.object = records.prune_node(found)
+        self._remember(node, found)
         self._runtime.configure(node.object)
         if node.name in self._seen:
             self._take(self._seen.pop(node.name))
@@ -178,6 +181,9 @@ class Heartbeats:
         if len(self._fleet) == 1:
             # A fleet starts in silence: its events would hold up those about pods.
             self._tell(node, "Starting", "Starting kubelet.")
+            for pressure in nodes.PRESSURES:
+                tense = pressure.condition in node.pressures
+                self._tell_status(node, pressure.event(tense=tense))
         node.registrations += 1
         delay = self._timing.report_interval * random.uniform(0.5, 1.5)
         self._later(delay, functools.partial(self._report_again, node, node.registrations))
@@ -192,6 +198,10 @@ class Heartbeats:
         if changes:
             found = await self._api.patch(resources.NODES, node.name, changes, kind="merge")
         shown = found.get("status") or {}
+        if nodes.was_rebooted(shown, self._template):
+            boot = self._template.info["bootID"]
+            note = f"Node {node.name} has been rebooted, boot id: {boot}"
+            self._event(found, "Warning", "Rebooted", note)
         status = nodes.status(
             node, self._template, shown.get("conditions") or (), self._line.clock()
         )
@@ -262,7 +272,7 @@ class Heartbeats:
             return
         shown = node.object["status"]["conditions"]
         wanted = nodes.conditions(node, self._template, shown, self._line.clock())
-        if nodes.differs(shown, wanted):
+        if nodes.differs(shown, wanted) or self._details_patch(node) is not None:
             self._reporting.add(node.name)
             self._queue.put_nowait(functools.partial(self._report, node))
 
@@ -291,11 +301,14 @@ class Heartbeats:
             return
         shown = node.object["status"]["conditions"]
         wanted = nodes.conditions(node, self._template, shown, self._line.clock())
-        patch = patches.node_status({"conditions": shown}, {"conditions": wanted})
+        details = {} if node.shown is None else nodes.details(node, self._template)
+        patch = patches.node_status(
+            {**(node.shown or {}), "conditions": shown}, {**details, "conditions": wanted}
+        )
         if patch is None:
             return
         # Before the answer, because the watch may be faster.
-        was = objects.is_true(node.object, "Ready")
+        was = node.object
         try:
             answer = await self._api.patch(
                 resources.NODES, node.name, patch, kind="strategic", subresource="status"
@@ -303,15 +316,43 @@ class Heartbeats:
         except errors.NotFound:
             return  # the informer says so, too
         node.object = records.prune_node(answer)
-        if objects.is_true(node.object, "Ready") != was:
-            reason = "NodeNotReady" if was else "NodeReady"
-            self._tell(node, reason, f"Node {node.name} status is now: {reason}")
+        self._remember(node, answer)
+        for pressure in nodes.PRESSURES:
+            tense = objects.is_true(node.object, pressure.condition)
+            if tense != objects.is_true(was, pressure.condition):
+                self._tell_status(node, pressure.event(tense=tense))
+        ready = objects.is_true(node.object, "Ready")
+        if ready != objects.is_true(was, "Ready"):
+            self._tell_status(node, "NodeReady" if ready else "NodeNotReady")
+
+    def _remember(self, node: nodes.Node, answer: Object) -> None:
+        """Keep what the API shows, where more than conditions may change."""
+        if self._runtime.on_host:
+            shown = dict(answer.get("status") or {})
+            shown.pop("conditions", None)
+            node.shown = shown
+
+    def _details_patch(self, node: nodes.Node) -> Object | None:
+        if node.shown is None:
+            return None
+        return patches.node_status(node.shown, nodes.details(node, self._template))
+
+    def _tell_status(self, node: nodes.Node, reason: str) -> None:
+        self._tell(node, reason, f"Node {node.name} status is now: {reason}")
 
     def _tell(self, node: nodes.Node, reason: str, note: str) -> None:
         assert node.object is not None
-        metadata = node.object["metadata"]
+        self._event(node.object, "Normal", reason, note)
+
+    def _event(self, obj: Object, kind: events.EventType, reason: str, note: str) -> None:
+        metadata = obj["metadata"]
         regarding = {"apiVersion": "v1", "kind": "Node"} | {k: metadata[k] for k in ("name", "uid")}
-        self._recorder.event(regarding, "Normal", reason, "Heartbeat", note)
+        self._recorder.event(regarding, kind, reason, "Heartbeat", note)
+
+    def check(self) -> None:
+        """Something about a node has changed: write its status if that shows."""
+        for node in self._fleet.values():
+            self._check(node)
 
     # The runtime.
 
@@ -319,8 +360,7 @@ class Heartbeats:
         while True:
             await asyncio.sleep(_RUNTIME_POLL_SECONDS)
             await self._ask_runtime()
-            for node in self._fleet.values():
-                self._check(node)
+            self.check()
 
     async def _ask_runtime(self) -> None:
         for node in self._fleet.values():
@@ -331,6 +371,20 @@ class Heartbeats:
                 continue
             node.problems = status.problems
             node.runtime_version = status.version
+            node.handlers = status.handlers
+            node.features = status.features
+            await self._ask_images(node)
+
+    async def _ask_images(self, node: nodes.Node) -> None:
+        if not self._runtime.on_host:
+            return
+        self._polls += 1
+        if self._polls % _POLLS_PER_LIST != 1:
+            return
+        try:
+            node.images = await self._runtime.images()
+        except provider.ProviderError as error:
+            _log.warning("images can't be listed", node=node.name, error=str(error))
 
     def _later(self, seconds: float, beat: Callable[[], Awaitable[None]]) -> None:
         self._line.after(seconds, self._queue.put_nowait, beat)

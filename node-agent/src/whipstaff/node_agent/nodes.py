@@ -4,8 +4,8 @@ Pure. A `Template` is what the configuration says of all nodes of a process; `No
 with what the agent remembers of it. Labels and taints belong to the API once the node is
 registered (taints are written at creation only); capacity, addresses and the four conditions are
 the node's own word. Answers to initialNode in ``pkg/kubelet/kubelet_node_status.go`` and to
-``pkg/kubelet/nodestatus/setters.go``. Leaves out volumes in use, runtime handlers and declared
-features: none are declared, so that streams come as the plain upgrades that runtimes speak.
+``pkg/kubelet/nodestatus/setters.go``. Leaves out volumes in use and declared features: none are
+declared, so that streams come as the plain upgrades that runtimes speak.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from whipstaff.node_agent import admission, requirements, texts
+from whipstaff.node_agent import admission, provider, requirements, texts
 from whipstaff.runtime import objects, quantities
 
 Object = objects.Object
@@ -25,11 +26,45 @@ KUBELET_VERSION = "v1.36.3-whipstaff"
 ATTACH_DETACH = "volumes.kubernetes.io/controller-managed-attach-detach"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
-_PRESSURES = (
-    ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-    ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """A condition that says that something runs out: reason, text and event, without and with."""
+
+    condition: str
+    calm: tuple[str, str]
+    tense: tuple[str, str]
+
+    def words(self, *, tense: bool) -> tuple[str, str]:
+        """The condition's reason and message."""
+        return self.tense if tense else self.calm
+
+    def event(self, *, tense: bool) -> str:
+        """The reason of the event that tells of a change."""
+        return self.words(tense=tense)[0].replace("Kubelet", "Node", 1)
+
+
+PRESSURES = (
+    Pressure(
+        "MemoryPressure",
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    Pressure(
+        "DiskPressure",
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    Pressure(
+        "PIDPressure",
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
 )
+
+_IMAGES = 50
+_NAMES_OF_AN_IMAGE = 5
 _REQUIRED_CAPACITY = ("cpu", "memory", "pods", "ephemeral-storage")
 
 
@@ -45,6 +80,7 @@ class Template:
         addresses: the nodes' IPs, at most one a family.
         port: where the agent's server listens.
         pod_cidrs: the ranges given to each node by the agent itself, by node name; mostly empty.
+        info: what of ``nodeInfo`` the machine decides; made up where that is empty.
     """
 
     capacity: Mapping[str, str]
@@ -56,6 +92,7 @@ class Template:
     addresses: Sequence[str] = ()
     port: int = 10250
     pod_cidrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def allocatable(self) -> dict[str, str]:
@@ -87,6 +124,10 @@ class Node:
         registrations: how often it was registered; what beats for an earlier one stops.
         problems: why it isn't ready, from its provider.
         runtime_version: what its provider calls itself.
+        handlers, features: what its runtime can do, as the status shows it.
+        images: what takes room on it.
+        pressures: the conditions that say that something runs out, those that are true.
+        shown: its status without conditions as the API has it; None where only conditions change.
     """
 
     name: str
@@ -98,6 +139,11 @@ class Node:
     registrations: int = 0
     problems: tuple[str, ...] = ()
     runtime_version: str = ""
+    handlers: Sequence[Object] = ()
+    features: Object | None = None
+    images: Sequence[provider.Image] = ()
+    pressures: frozenset[str] = frozenset()
+    shown: Object | None = None
 
 
 def make(names: Iterable[str], template: Template) -> dict[str, Node]:
@@ -154,24 +200,48 @@ def status(node: Node, template: Template, old: Sequence[Object], now: float) ->
         old: the conditions that the API has, for the times of their transitions.
         now: seconds since the epoch.
     """
+    return {**details(node, template), "conditions": conditions(node, template, old, now)}
+
+
+def details(node: Node, template: Template) -> Object:
+    """What a node says of itself besides its conditions."""
     addresses = [{"type": "InternalIP", "address": ip} for ip in template.addresses]
-    return {
+    found: Object = {
         "capacity": dict(template.capacity),
         "allocatable": template.allocatable,
-        "conditions": conditions(node, template, old, now),
         "addresses": [*addresses, {"type": "Hostname", "address": node.name}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": template.port}},
-        "nodeInfo": _info(node),
+        "nodeInfo": _info(node, template),
     }
+    if node.images:
+        found["images"] = _images(node.images)
+    if node.handlers:
+        found["runtimeHandlers"] = list(node.handlers)
+    if node.features is not None:
+        found["features"] = node.features
+    return found
+
+
+def was_rebooted(found: Object, template: Template) -> bool:
+    """Whether the machine has started again since its Node was written.
+
+    Args:
+        found: the status that the API has.
+        template: what the machine says now.
+    """
+    before = (found.get("nodeInfo") or {}).get("bootID")
+    return bool(before and template.info and before != template.info.get("bootID"))
 
 
 def conditions(node: Node, template: Template, old: Sequence[Object], now: float) -> list[Object]:
     """The four conditions, Ready last; each keeps the time of its last transition."""
     before = {condition["type"]: condition for condition in old}
-    found = [
-        _condition(before.get(kind), now, kind, "False", reason, message)
-        for kind, reason, message in _PRESSURES
-    ]
+    found = []
+    for pressure in PRESSURES:
+        kind = pressure.condition
+        tense = kind in node.pressures
+        words = pressure.words(tense=tense)
+        found.append(_condition(before.get(kind), now, kind, str(tense), *words))
     problems = list(node.problems)
     missing = [name for name in _REQUIRED_CAPACITY if name not in template.capacity]
     if missing:
@@ -231,7 +301,28 @@ def _condition(
     }
 
 
-def _info(node: Node) -> Object:
+def _images(found: Iterable[provider.Image]) -> list[Object]:
+    """The largest images, the largest first."""
+    largest = sorted(found, key=lambda image: image.size, reverse=True)[:_IMAGES]
+    return [
+        {"names": list(image.names[:_NAMES_OF_AN_IMAGE]), "sizeBytes": image.size}
+        for image in largest
+    ]
+
+
+def _info(node: Node, template: Template) -> Object:
+    return {
+        **(template.info or _made_up(node)),
+        "containerRuntimeVersion": node.runtime_version,
+        "kubeletVersion": KUBELET_VERSION,
+        "kubeProxyVersion": "",
+        "operatingSystem": "linux",
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+    }
+
+
+def _made_up(node: Node) -> Object:
+    """A machine of its own for a node that has none; the same each time."""
     identity = hashlib.sha256(node.name.encode()).hexdigest()[:32]
     boot = hashlib.sha256(f"{node.name}/boot".encode()).hexdigest()[:32]
     return {
@@ -240,9 +331,4 @@ def _info(node: Node) -> Object:
         "bootID": str(uuid.UUID(boot)),
         "kernelVersion": platform.release(),
         "osImage": "Whipstaff",
-        "containerRuntimeVersion": node.runtime_version,
-        "kubeletVersion": KUBELET_VERSION,
-        "kubeProxyVersion": "",
-        "operatingSystem": "linux",
-        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
     }

@@ -382,6 +382,7 @@ class RuntimeStatus:
         version: e.g. ``containerd://1.6.20``, for the Node's ``nodeInfo``.
         problems: why the node isn't ready, each a phrase for the Ready condition's message.
         handlers: the Node's ``runtimeHandlers``.
+        features: the Node's ``features``; None where the runtime doesn't tell.
         cgroup_driver: ``cgroupfs`` or ``systemd``; empty where the runtime doesn't tell.
     """
 
@@ -389,6 +390,7 @@ class RuntimeStatus:
     problems: tuple[str, ...] = ()
     handlers: tuple[Object, ...] = ()
     cgroup_driver: str = ""
+    features: Object | None = None
 
 
 class Provider(Protocol):

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 import prometheus_client
 from prometheus_client import core
 
-from whipstaff.node_agent import agent, provider
 from whipstaff.node_agent.server import (
     access,
     container_logs,
@@ -36,7 +35,7 @@ FileSystem = file_systems.FileSystem
 
 
 def make(
-    parts: agent.Agent,
+    parts: found_pods.Parts,
     api: client.Client,
     *,
     bind_address: str,
@@ -67,11 +66,24 @@ def make(
         forbidden=access.forbidden,
         middlewares=[http_metrics.count],
     )
+    serve(server, parts, sources)
+    return server
+
+
+def serve(server: serving.Server, parts: found_pods.Parts, sources: Sources) -> None:
+    """Have a server that isn't started yet answer for an agent.
+
+    Args:
+        server: which says who may do what.
+        parts: the agent.
+        sources: where else answers come from.
+    """
+    pods = found_pods.Pods(parts)
     server.add_check("registered", parts.check_registered, on=("readyz",))
     server.add_check("pods", parts.check_synced, on=("readyz",))
     server.add_check("log", lambda: None)
     server.add_check("syncloop", sources.check_loop or functools.partial(_check_work, parts))
-    _add_pod_routes(server, pods, parts.runtime)
+    _add_pod_routes(server, pods, parts)
     figures = statistics.Statistics(pods, parts, sources)
     for path, handler in (
         ("/pods", pods.list_pods),
@@ -86,14 +98,11 @@ def make(
     server.add_route("/metrics/probes", statistics.Probes(sources).show)
     if sources.configuration is not None:
         server.add_route("/configz", statistics.Configuration(sources.configuration).show)
-    return server
 
 
-def _add_pod_routes(
-    server: serving.Server, pods: found_pods.Pods, runtime: provider.Provider
-) -> None:
-    written = container_logs.ContainerLogs(pods, runtime)
-    into = streams.Streams(pods, runtime)
+def _add_pod_routes(server: serving.Server, pods: found_pods.Pods, parts: found_pods.Parts) -> None:
+    written = container_logs.ContainerLogs(pods, parts.runtime)
+    into = streams.Streams(pods, parts.runtime)
     pod = "{namespace}/{pod}"
     server.add_route(f"/containerLogs/{pod}/{{container}}", written.answer)
     for path, handler, methods in (
@@ -110,7 +119,7 @@ def _add_pod_routes(
 class Gauges:
     """The metrics that count what there is, at the time they are read."""
 
-    def __init__(self, parts: agent.Agent) -> None:
+    def __init__(self, parts: found_pods.Parts) -> None:
         self._parts = parts
 
     def collect(self) -> Iterator[prometheus_client.Metric]:
@@ -130,7 +139,7 @@ class Gauges:
         yield containers
 
 
-def _check_work(parts: agent.Agent) -> None:
+def _check_work(parts: found_pods.Parts) -> None:
     """Complain when there is news of a pod and nobody at work on it.
 
     Raises:

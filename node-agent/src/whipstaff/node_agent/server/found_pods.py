@@ -8,18 +8,57 @@ GetPods, GetRunningPods). Leaves out mirror pods' UIDs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import orjson
 from aiohttp import web
 
-from whipstaff.node_agent import agent, pod_worker, provider
+from whipstaff.node_agent import nodes, pod_worker, provider
 from whipstaff.runtime import objects
 
 Object = objects.Object
 Worker = pod_worker.Worker
 
 _INDEX_TTL = 2.0
+
+
+class Crew(Protocol):
+    """The workers of all pods, as `workers.Workers` has them."""
+
+    def __iter__(self) -> Iterator[Worker]:
+        """Every worker."""
+
+    def get(self, uid: str) -> Worker | None:
+        """A pod's worker."""
+
+
+class Parts(Protocol):
+    """What the server needs of the agent (`agent.Agent`)."""
+
+    @property
+    def nodes(self) -> Mapping[str, nodes.Node]:
+        """The nodes of this process."""
+
+    @property
+    def runtime(self) -> provider.Provider:
+        """The provider."""
+
+    @property
+    def crew(self) -> Crew:
+        """The pods' workers."""
+
+    def packed_pods(self, node_name: str | None = None) -> list[bytes]:
+        """The pods of one node or of all, as JSON."""
+
+    def count(self) -> tuple[int, int, dict[provider.State, int]]:
+        """How many pods there are, how many have a sandbox, and containers by state."""
+
+    def check_registered(self) -> None:
+        """Complain while a node isn't registered."""
+
+    def check_synced(self) -> None:
+        """Complain while the pods haven't been read."""
 
 
 class Pods:
@@ -29,7 +68,7 @@ class Pods:
         parts: the agent.
     """
 
-    def __init__(self, parts: agent.Agent) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._index: dict[str, list[Worker]] = {}
         self._indexed_at = -_INDEX_TTL

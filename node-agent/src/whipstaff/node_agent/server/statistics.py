@@ -12,7 +12,7 @@ import orjson
 import prometheus_client
 from aiohttp import web
 
-from whipstaff.node_agent import agent, provider
+from whipstaff.node_agent import provider
 from whipstaff.node_agent.server import exposition, file_systems, found_pods, summary, usage
 from whipstaff.runtime import logs, objects
 
@@ -31,7 +31,7 @@ class Statistics:
         sources: who else can be asked.
     """
 
-    def __init__(self, pods: found_pods.Pods, parts: agent.Agent, sources: Sources) -> None:
+    def __init__(self, pods: found_pods.Pods, parts: found_pods.Parts, sources: Sources) -> None:
         self._pods = pods
         self._sources = sources
         self._nodes = parts.nodes

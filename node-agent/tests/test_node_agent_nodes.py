@@ -12,7 +12,7 @@ import node_agent_harness as harness
 import pytest
 
 from whipstaff.cluster import testing
-from whipstaff.node_agent import heartbeats
+from whipstaff.node_agent import heartbeats, provider
 from whipstaff.node_agent.providers import simulated
 from whipstaff.runtime import errors, objects, resources
 
@@ -311,3 +311,79 @@ async def test_a_node_that_was_registered_again_beats_once(cluster: harness.Clus
             versions.add((await lease_of(cluster, name))["metadata"]["resourceVersion"])
             await asyncio.sleep(0.1)
         assert len(versions) <= 5
+
+
+class Hosted(simulated.Provider):
+    """A runtime on a machine that has images."""
+
+    on_host = True
+    found: tuple[provider.Image, ...] = (provider.Image("sha256:1", 7, names=("busybox:1",)),)
+
+    async def images(self) -> Any:
+        return self.found
+
+
+MACHINE = {
+    "machineID": "m",
+    "systemUUID": "s",
+    "bootID": "first",
+    "kernelVersion": "6.18",
+    "osImage": "Debian",
+}
+
+
+async def test_a_real_nodes_images_are_shown_as_they_come(
+    cluster: harness.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "_RUNTIME_POLL_SECONDS", 0.1)
+    (name,) = cluster.node_names()
+    async with harness.Running(cluster.kubeconfig, (name,), runtime=Hosted, info=MACHINE):
+        first = await node_of(cluster, name)
+        assert first["status"]["images"] == [{"names": ["busybox:1"], "sizeBytes": 7}]
+        assert first["status"]["nodeInfo"]["osImage"] == "Debian"
+        more = (*Hosted.found, provider.Image("sha256:2", 9, names=("nginx:1",)))
+        monkeypatch.setattr(Hosted, "found", more)
+
+        async def shown() -> bool:
+            node = await node_of(cluster, name)
+            return [image["sizeBytes"] for image in node["status"]["images"]] == [9, 7]
+
+        await harness.eventually(shown, lambda: "the new image isn't shown")
+
+
+async def test_what_runs_out_is_shown_and_told(cluster: harness.Cluster) -> None:
+    (name,) = cluster.node_names()
+    async with harness.Running(cluster.kubeconfig, (name,)) as running:
+        running.agent.nodes[name].pressures = frozenset({"MemoryPressure"})
+        running.agent.heartbeats.check()
+
+        async def shown() -> bool:
+            return objects.is_true(await node_of(cluster, name), "MemoryPressure")
+
+        await harness.eventually(shown, lambda: "no condition")
+
+        async def told() -> bool:
+            events = await cluster.api.list(resources.EVENTS, "default")
+            reasons = {e["reason"] for e in events if e["regarding"]["name"] == name}
+            return reasons >= {"NodeHasSufficientMemory", "NodeHasInsufficientMemory"}
+
+        await harness.eventually(told, lambda: "no events")
+
+
+async def test_a_machine_that_started_again_is_told_of(cluster: harness.Cluster) -> None:
+    (name,) = cluster.node_names()
+    async with harness.Running(cluster.kubeconfig, (name,), runtime=Hosted, info=MACHINE):
+        pass
+    again = MACHINE | {"bootID": "second"}
+    async with harness.Running(cluster.kubeconfig, (name,), runtime=Hosted, info=again):
+
+        async def told() -> bool:
+            events = await cluster.api.list(resources.EVENTS, "default")
+            return any(
+                e["note"] == f"Node {name} has been rebooted, boot id: second"
+                and (e["reason"], e["type"]) == ("Rebooted", "Warning")
+                for e in events
+            )
+
+        await harness.eventually(told, lambda: "no event")
+        assert (await node_of(cluster, name))["status"]["nodeInfo"]["bootID"] == "second"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -95,9 +96,8 @@ class Maker:
         propagation = wanted.get("mountPropagation") or "None"
         if propagation not in _PROPAGATIONS:
             raise places.SetUpError(f'invalid MountPropagation mode: "{propagation}"')
-        path = wanted["mountPath"]
         mount = provider.Mount(
-            path if path.startswith("/") else f"/{path}",
+            posixpath.normpath(f"/{wanted['mountPath'].lstrip('/')}"),
             host_path=place.path,
             readonly=bool(wanted.get("readOnly")) or place.readonly,
             recursive_readonly=self._recursive_readonly(wanted),

@@ -17,6 +17,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -33,16 +34,14 @@ from whipstaff.node_agent.volumes import (
     trees,
     usage,
 )
-from whipstaff.runtime import client, errors, logs, objects
+from whipstaff.runtime import client, errors, objects
 
 Object = objects.Object
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 _BUNDLE = "clusterTrustBundle"
-
-_log = logs.get("node_agent.volumes")
+_THREADS = 16
 
 
 class VolumeError(errors.WhipstaffError):
@@ -111,6 +110,8 @@ class Manager:
         self._planner = setup.Planner(self._layout, collector, allocatable, api)
         self._measurer = usage.Measurer(clock)
         self._pods: dict[str, _Pod] = {}
+        # Of its own: a path of the node that doesn't answer must not hold up the rest of the agent.
+        self._threads = futures.ThreadPoolExecutor(_THREADS, "volumes")
 
     async def ensure(
         self, pod: Object, pod_ips: Iterable[str] = (), host_ips: Iterable[str] = ()
@@ -132,6 +133,8 @@ class Manager:
         uid = objects.uid(pod)
         state = self._pods.setdefault(uid, _Pod())
         async with state.turn:
+            if state.closed:
+                raise VolumeError("the pod is gone")
             due = [v for v in volumes if setup.is_refreshed(v) or v["name"] not in state.places]
             failures = await self._set_up(pod, state, due)
             state.refresh_at = self._certificates_due(due)
@@ -168,7 +171,8 @@ class Manager:
             planned = [maker.plan(definition, n, one, env) for n, one in enumerate(wanted)]
             if any(one.blocking for one in planned):
                 async with state.turn:
-                    found = await asyncio.to_thread(_locked, state, maker.finish_all, planned)
+                    job = functools.partial(_locked, state, lambda: maker.finish_all(planned))
+                    found = await self._in_thread(job)
             else:
                 found = [one.mount for one in planned]
         except (places.SetUpError, OSError) as error:
@@ -191,7 +195,7 @@ class Manager:
         state = self._pods.setdefault(uid, _Pod())
         async with state.turn:
             try:
-                await asyncio.to_thread(self._take_down, uid, state)
+                await self._in_thread(functools.partial(self._take_down, uid, state))
             except (places.SetUpError, OSError) as error:
                 text = f"UnmountVolume.TearDown failed for pod {uid} : {error}"
                 raise VolumeError(text) from error
@@ -227,12 +231,14 @@ class Manager:
                 work[volume["name"]] = plan
         if work:
             folder = self._layout.volumes(objects.uid(pod))
-            made, failed = await asyncio.to_thread(
-                _locked, state, functools.partial(_do_all, folder), work
-            )
+            job = functools.partial(_locked, state, lambda: _do_all(folder, work))
+            made, failed = await self._in_thread(job)
             state.places |= made
             failures |= failed
         return [_text(v, failures[v["name"]]) for v in volumes if v["name"] in failures]
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _certificates_due(self, volumes: Iterable[Object]) -> float | None:
         sources = (
@@ -253,12 +259,12 @@ class Manager:
             state.closed = True
 
 
-def _locked(state: _Pod, work: Callable[[T], R], argument: T) -> R:
+def _locked(state: _Pod, work: Callable[[], R]) -> R:
     """Do something to a pod's volumes, unless the pod is gone."""
     with state.lock:
         if state.closed:
             raise places.SetUpError("the pod is gone")
-        return work(argument)
+        return work()
 
 
 def _do_all(
@@ -267,8 +273,8 @@ def _do_all(
     """Set volumes up one after the other: what there is then, and what has failed."""
     # What is in volumes is readable by everybody; that nobody else on the node gets there is the
     # business of the directories above.
-    for one in (folder.parent.parent, folder.parent, folder):
-        one.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for private in (folder.parent.parent, folder.parent, folder):
+        private.mkdir(mode=0o750, parents=True, exist_ok=True)
     made: dict[str, places.Place] = {}
     failures: dict[str, Exception] = {}
     for name, one in work.items():

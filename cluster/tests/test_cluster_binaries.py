@@ -265,7 +265,7 @@ def test_a_build_that_fails_is_one_line_with_what_go_said(
     """
     fake_go(pathlib.Path(environ["PATH"]), "go1.26.0", body)
     folder = put(tmp_path / "out")
-    with pytest.raises(errors.StartupError, match=r"^go build of the control plane") as error:
+    with pytest.raises(errors.StartupError, match=r"^go build for controlplane fails") as error:
         builds.build(["etcd"], VERSION, folder, environ=environ, report=lambda _: None)
     assert "main.go:3:2: no such package" in error.value.__notes__[0]
     assert list(folder.iterdir()) == []

@@ -263,7 +263,7 @@ def _run(
             raise
         if process.wait() != 0:
             raise processes.explained(
-                f"go {command[1]} of {module.name}'s binaries fails",
+                f"go {command[1]} for {module.name} fails",
                 " ".join(command),
                 said[-10:],
             )

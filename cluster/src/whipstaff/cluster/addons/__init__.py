@@ -62,7 +62,7 @@ def _forward(nameservers: Sequence[str]) -> str:
     """The line of a Corefile that sends other names elsewhere."""
     if not nameservers:
         return "# no other nameservers are known"
-    return f"forward . {' '.join(nameservers)} {{ max_concurrent 1000\n        }}"
+    return f"forward . {' '.join(nameservers)} {{\n           max_concurrent 1000\n        }}"
 
 
 def nameservers(resolv_conf: pathlib.Path = pathlib.Path("/etc/resolv.conf")) -> tuple[str, ...]:

@@ -9,12 +9,15 @@ events. It comes back by itself when the runtime was restarted. Errors of calls 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from typing import TypeVar
 
 import grpc
 from grpc import aio
 
 from whipstaff.node_agent import provider
+
+T = TypeVar("T")
 
 DEFAULT_ENDPOINT = "unix:///run/containerd/containerd.sock"
 # Seconds for a call that isn't known to take longer; the kubelet's --runtime-request-timeout.
@@ -72,6 +75,25 @@ def describe(error: aio.AioRpcError) -> str:
 def is_code(error: BaseException, *codes: grpc.StatusCode) -> bool:
     """Whether a call failed with one of these codes."""
     return isinstance(error, aio.AioRpcError) and error.code() in codes
+
+
+def is_reserved(error: aio.AioRpcError) -> bool:
+    """Whether a name is taken by something that was made, or half-made, before.
+
+    No runtime has a code of its own for that: containerd says "name NAME is reserved for ID", CRI-O
+    "name is reserved".
+    """
+    return "is reserved" in (error.details() or "")
+
+
+async def unless_gone(call: Awaitable[T]) -> T | None:
+    """A call's answer; None where what it is about isn't there."""
+    try:
+        return await call
+    except aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return None
 
 
 _GO_CODES = {

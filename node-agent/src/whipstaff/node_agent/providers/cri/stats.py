@@ -1,0 +1,107 @@
+"""What containers and sandboxes use, as the runtime counts it.
+
+Runs no loop and owns nothing. Answers to ``pkg/kubelet/stats/cri_stats_provider.go``. Leaves out
+what the kernel's own files tell better: the core reads the cgroups of pods and of the node itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from whipstaff.node_agent import provider
+from whipstaff.node_agent.providers.cri import connection, labels
+from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
+from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
+
+
+class Stats:
+    """The usage of one runtime's containers."""
+
+    def __init__(self, runtime: services.RuntimeServiceStub) -> None:
+        self._runtime = runtime
+        self._counts_sandboxes = True
+
+    async def read(self, uid: str | None) -> Mapping[str, provider.Usage]:
+        """Usage by container and sandbox ID, of one pod or of all.
+
+        Raises:
+            provider.ProviderError: the runtime doesn't answer.
+        """
+        with connection.failing(""):
+            listed, pods = await asyncio.gather(self._containers(uid), self._sandboxes(uid))
+        found = {each.attributes.id: of_container(each) for each in listed}
+        found.update((each.attributes.id, of_sandbox(each)) for each in pods)
+        return found
+
+    async def _containers(self, uid: str | None) -> list[pb.ContainerStats]:
+        answer = await self._runtime.ListContainerStats(
+            pb.ListContainerStatsRequest(
+                filter=pb.ContainerStatsFilter(label_selector=labels.selector(uid))
+            ),
+            timeout=connection.TIMEOUT,
+        )
+        return list(answer.stats)
+
+    async def _sandboxes(self, uid: str | None) -> list[pb.PodSandboxStats]:
+        if not self._counts_sandboxes:
+            return []
+        try:
+            answer = await self._runtime.ListPodSandboxStats(
+                pb.ListPodSandboxStatsRequest(
+                    filter=pb.PodSandboxStatsFilter(label_selector=labels.selector(uid))
+                ),
+                timeout=connection.TIMEOUT,
+            )
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            self._counts_sandboxes = False
+            return []
+        return list(answer.stats)
+
+
+def of_container(stats: pb.ContainerStats) -> provider.Usage:
+    """A container's usage."""
+    cpu, memory, layer = stats.cpu, stats.memory, stats.writable_layer
+    return provider.Usage(
+        at=(cpu.timestamp or memory.timestamp) / 1e9,
+        cpu_nanoseconds=_value(cpu, "usage_core_nano_seconds"),
+        memory=_value(memory, "usage_bytes"),
+        working_set=_value(memory, "working_set_bytes"),
+        rss=_value(memory, "rss_bytes"),
+        page_faults=_value(memory, "page_faults"),
+        major_page_faults=_value(memory, "major_page_faults"),
+        filesystem=_value(layer, "used_bytes"),
+        inodes=_value(layer, "inodes_used"),
+    )
+
+
+def of_sandbox(stats: pb.PodSandboxStats) -> provider.Usage:
+    """What the containers of a pod use together, and its network."""
+    cpu, memory, network = stats.linux.cpu, stats.linux.memory, stats.linux.network
+    interface = network.default_interface
+    return provider.Usage(
+        at=(cpu.timestamp or network.timestamp) / 1e9,
+        cpu_nanoseconds=_value(cpu, "usage_core_nano_seconds"),
+        memory=_value(memory, "usage_bytes"),
+        working_set=_value(memory, "working_set_bytes"),
+        rss=_value(memory, "rss_bytes"),
+        page_faults=_value(memory, "page_faults"),
+        major_page_faults=_value(memory, "major_page_faults"),
+        interface=interface.name,
+        received=_value(interface, "rx_bytes"),
+        receive_errors=_value(interface, "rx_errors"),
+        sent=_value(interface, "tx_bytes"),
+        send_errors=_value(interface, "tx_errors"),
+        processes=_value(stats.linux.process, "process_count"),
+    )
+
+
+def _value(message: Any, name: str) -> int | None:
+    """A number that is wrapped to tell nothing from zero."""
+    return int(getattr(message, name).value) if message.HasField(name) else None

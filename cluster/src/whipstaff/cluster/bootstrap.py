@@ -6,9 +6,10 @@ bootstrappolicy). Applied server-side at every start, so it is right after an up
 """
 
 import asyncio
+import contextlib
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whipstaff.runtime import client, config, errors, resources
@@ -21,22 +22,43 @@ _READ = ("get", "list", "watch")
 _Manifest = dict[str, Any]
 
 
-def manifests() -> list[tuple[resources.Resource, _Manifest]]:
-    """The objects to apply, each with its resource."""
-    return [*_scheduler(), *_node_agent()]
+def manifests(*, simulated: bool = True) -> list[tuple[resources.Resource, _Manifest]]:
+    """The objects to apply, each with its resource.
+
+    Args:
+        simulated: the nodes are simulated: one agent for all of them, with a user of its own. Real
+            nodes are users that the apiserver knows.
+    """
+    return [*_scheduler(), *(_node_agent() if simulated else [])]
 
 
-async def prepare(kubeconfig: pathlib.Path, *, timeout: float) -> None:
+async def prepare(
+    kubeconfig: pathlib.Path,
+    *,
+    timeout: float,
+    nodes: Sequence[_Manifest] = (),
+    applied: Sequence[_Manifest] = (),
+) -> None:
     """Apply the manifests to a cluster that is just starting: its namespaces come after /readyz.
 
+    Args:
+        kubeconfig: the administrator's.
+        timeout: seconds.
+        nodes: Nodes to create where they aren't there.
+        applied: further objects to apply.
+
     Raises:
-        WhipstaffError: it isn't possible within ``timeout`` seconds.
+        WhipstaffError: it isn't possible in that time.
     """
+    bodies = [(resources.find(body["apiVersion"], body["kind"]), body) for body in applied]
     deadline = time.monotonic() + timeout
     async with client.Client(config.load(kubeconfig)) as api:
         while True:
             try:
-                await apply(api)
+                await apply(api, [*manifests(simulated=not nodes), *bodies])
+                for node in nodes:
+                    with contextlib.suppress(errors.AlreadyExists):
+                        await api.create(resources.NODES, node)
             except (errors.NotFound, errors.Unreachable):
                 if time.monotonic() > deadline:
                     raise
@@ -45,15 +67,19 @@ async def prepare(kubeconfig: pathlib.Path, *, timeout: float) -> None:
                 return
 
 
-async def apply(api: client.Client) -> None:
-    """Apply the manifests."""
-    for resource, body in manifests():
+async def apply(
+    api: client.Client,
+    objects: Sequence[tuple[resources.Resource, Mapping[str, Any]]],
+    namespace: str | None = None,
+) -> None:
+    """Apply objects, one after another; ``namespace`` is of those that name none."""
+    for resource, body in objects:
         metadata = body["metadata"]
         await api.patch(
             resource,
             metadata["name"],
             body,
-            metadata.get("namespace"),
+            metadata.get("namespace", namespace),
             kind="apply",
             field_manager=FIELD_MANAGER,
             force=True,

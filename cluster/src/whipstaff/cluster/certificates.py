@@ -6,8 +6,7 @@ data directory: ``ca`` signs the apiserver's serving certificate and every clien
 authority), ``etcd-ca`` signs etcd and etcd's one client. Keys are EC P-256, which takes
 microseconds where RSA takes a second.
 
-Left out: serving certificates of nodes (the node agent signs its own), external authorities,
-revocation.
+Left out: external authorities, revocation.
 """
 
 import datetime
@@ -203,8 +202,14 @@ def load(folder: pathlib.Path) -> Pki:
     )
 
 
-def ensure(folder: pathlib.Path, now: datetime.datetime) -> Pki:
-    """Read the cluster's certificates, making or renewing those that need it."""
+def ensure(folder: pathlib.Path, now: datetime.datetime, hosts: Sequence[str] = ()) -> Pki:
+    """Read the cluster's certificates, making or renewing those that need it.
+
+    Args:
+        folder: where they are.
+        now: what counts as now.
+        hosts: names and addresses under which the apiserver is reached, besides the usual ones.
+    """
     files.private_folder(folder)
     ca = Authority.ensure(folder, "ca", now)
     front_proxy_ca = Authority.ensure(folder, "front-proxy-ca", now)
@@ -216,7 +221,7 @@ def ensure(folder: pathlib.Path, now: datetime.datetime) -> Pki:
         front_proxy_ca=front_proxy_ca,
         etcd_ca=etcd_ca,
         apiserver=ca.ensure_pair(
-            folder, "apiserver", Subject("kube-apiserver", hosts=APISERVER_HOSTS), now
+            folder, "apiserver", Subject("kube-apiserver", hosts=(*APISERVER_HOSTS, *hosts)), now
         ),
         apiserver_etcd_client=etcd_ca.ensure_pair(
             folder, "apiserver-etcd-client", Subject("kube-apiserver-etcd-client"), now

@@ -22,12 +22,18 @@ from typing import Any, TypeVar
 import psutil
 
 from whipstaff.cluster import (
+    addons,
     binaries,
     certificates,
     components,
+    containerd,
     files,
+    images,
     kubeconfigs,
     layout,
+    machines,
+    networks,
+    nodes,
     plan,
     ports,
     processes,
@@ -41,6 +47,7 @@ _T = TypeVar("_T")
 _POLL = 0.05
 _SUPERVISOR_GRACE = 60.0  # seconds in which it ends all components, one wave after another
 _LEFTOVER_GRACE = 2.0
+FEW_NODES = 10  # so many have real containers unasked: each is some 150 MB and three processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,7 @@ def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> b
         show: where progress goes.
         keep_data: keep what etcd stores, certificates and settings, for the next ``up``.
     """
-    if not place.plan.exists():
+    if not place.plan.exists() and not machines.left(place.root):
         return False
     with _alone(place):
         planned = _if_readable(plan.Plan.load, place)
@@ -113,6 +120,10 @@ def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> b
         with show.step("Processes") as step:
             ended = _end_supervisor(running, step) + _end_leftovers(place, running)
             step.result = f"{ended} ended" if ended else "none were running"
+        if machines.left(place.root):
+            with show.step("Machines") as step:
+                machines.clean(place.root, data=not keep_data)
+                step.result = "containers ended, networks and control groups removed"
         ports.release(_ledger(), str(place.root))
         if planned is not None:
             _remove_context(planned, show)
@@ -193,10 +204,13 @@ def _start(
 ) -> plan.Plan:
     """From nothing to all components serving."""
     spec = dataclasses.replace(before.spec if before else plan.Spec(), **asked)
+    if before is None and "provider" not in asked:
+        spec = dataclasses.replace(spec, provider=_provider(spec, show))
+    _check(spec)
     if options.update_kubeconfig:
         kubeconfigs.read(kubeconfigs.user_path())  # one that can't be read stops it now, not later
     with show.step("Binaries") as step:
-        names = (*components.needed_binaries(frozenset(spec.stock)), "kubectl")
+        names = (*components.needed_binaries(frozenset(spec.stock), spec.provider), "kubectl")
         found = binaries.resolve(
             names, version=spec.kubernetes_version, assets=options.assets, report=step.update
         )
@@ -207,10 +221,16 @@ def _start(
         binaries={name: str(path) for name, path in found.items()},
     )
     planned.save(place)
+    if spec.provider == components.CRI and spec.nodes:
+        planned = _make_machines(place, planned, before, show)
+    elif machines.left(place.root):
+        machines.clean(place.root)
     with show.step("Certificates") as step:
-        pki = certificates.ensure(place.pki, datetime.datetime.now(datetime.UTC))
+        now = datetime.datetime.now(datetime.UTC)
+        pki = certificates.ensure(place.pki, now, planned.hosts)
         settings = planned.settings(place, pki)
         _write_kubeconfigs(place, settings)
+        nodes.configure(settings, now)
         expiry = certificates.expiry(pki.apiserver.certificate)
         step.result = f"valid until {expiry:%Y-%m-%d}, in {place.pki}"
     supervisor = _launch(place)
@@ -219,11 +239,72 @@ def _start(
     except BaseException:
         _end_supervisor(state.State.load(place), None)
         _end_leftovers(place, None)
+        machines.clean(place.root, data=False)
         ports.release(_ledger(), str(place.root))
         raise
     if options.update_kubeconfig:
         planned = _add_context(place, planned, show)
     return planned
+
+
+def _provider(spec: plan.Spec, show: progress.Progress) -> str:
+    """What runs the pods where nobody said it: containers if possible. Says which, and why."""
+    if not spec.nodes:
+        return components.SIMULATED
+    why = machines.obstacle()
+    if spec.nodes > FEW_NODES:
+        why = f"{spec.nodes} nodes are many, --provider cri insists"
+    if "node-agent" in spec.stock:
+        why = None
+    if why is None:
+        show.done("Provider", f"cri: real containers, {containerd.version()}")
+        return components.CRI
+    show.done("Provider", f"simulated: no real containers ({why})")
+    return components.SIMULATED
+
+
+def _check(spec: plan.Spec) -> None:
+    """What can't be had, before anything is made.
+
+    Raises:
+        ConfigurationError: parts of what was asked for don't go together.
+        StartupError: it isn't possible on this machine.
+    """
+    if spec.provider != components.CRI:
+        if "node-agent" in spec.stock:
+            raise errors.ConfigurationError(
+                "--stock node-agent: the kubelet needs nodes with real containers, --provider cri"
+            )
+        return
+    if spec.nodes > networks.MAX_NODES:
+        raise errors.ConfigurationError(
+            f"--nodes: {spec.nodes} nodes with real containers are more than {networks.MAX_NODES}"
+        )
+    if spec.nodes and (why := machines.obstacle()) is not None:
+        raise errors.StartupError(f"--provider cri: {why}; --provider simulated needs nothing")
+
+
+def _make_machines(
+    place: layout.Layout, planned: plan.Plan, before: plan.Plan | None, show: progress.Progress
+) -> plan.Plan:
+    """Images and machines for nodes with real containers."""
+    with show.step("Images") as step:
+        wanted = (*nodes.IMAGES, *(addons.IMAGES if planned.spec.addons else ()))
+        archives = [str(images.archive(name, report=step.update)) for name in wanted]
+        step.result = f"{', '.join(wanted)}, made here"
+    archives += planned.spec.images
+    with show.step("Machines") as step:
+        earlier = before.network if before else None
+        listens = [planned.ports.apiserver]
+        names = nodes.names(planned.spec.nodes)
+        network = machines.prepare(place.root, names, earlier, listens)
+        step.result = (
+            f"{len(names)} network namespaces in {network.subnet}, pods in {network.pods}, "
+            f"{containerd.version()}"
+        )
+    changed = dataclasses.replace(planned, network=network, archives=tuple(archives))
+    changed.save(place)
+    return changed
 
 
 def _ports(place: layout.Layout, before: plan.Plan | None) -> components.Ports:
@@ -246,7 +327,7 @@ def _write_kubeconfigs(place: layout.Layout, settings: components.Settings) -> N
     """One for the administrator and one for each component."""
     ca, now = settings.pki.ca, datetime.datetime.now(datetime.UTC)
     pairs = {"admin": (place.name, settings.pki.admin)}
-    for name, user in components.users(settings.stock).items():
+    for name, user in components.users(settings.stock, settings.provider).items():
         pairs[name] = (
             user,
             ca.ensure_pair(settings.pki.folder, name, certificates.Subject(user), now),
@@ -311,8 +392,8 @@ def _warn_of_expiry(place: layout.Layout, show: progress.Progress) -> None:
 
 
 def _summary(planned: plan.Plan) -> str:
-    nodes = f"{planned.spec.nodes} {planned.spec.provider}" if planned.spec.nodes else "no"
-    return f"Kubernetes {planned.spec.kubernetes_version}, {nodes} nodes, https://{ports.LOOPBACK}:{planned.ports.apiserver}"
+    count = f"{planned.spec.nodes} {planned.spec.provider}" if planned.spec.nodes else "no"
+    return f"Kubernetes {planned.spec.kubernetes_version}, {count} nodes, {planned.server}"
 
 
 def _hints(place: layout.Layout, planned: plan.Plan, show: progress.Progress) -> None:
@@ -323,8 +404,9 @@ def _hints(place: layout.Layout, planned: plan.Plan, show: progress.Progress) ->
     show.line("Try next:")
     if planned.user_kubeconfig is None:
         show.line(f"  export KUBECONFIG={place.kubeconfig('admin')}")
+    image, replicas = ("nginx", 50) if planned.network is None else (images.WEB, 5)
     for command in (
-        f"{kubectl} create deployment web --image=nginx --replicas=50",
+        f"{kubectl} create deployment web --image={image} --replicas={replicas}",
         f"{kubectl} get pods -o wide",
         f"whipstaff status{which}",
         f"whipstaff down{which}",
@@ -355,7 +437,8 @@ def _end_leftovers(place: layout.Layout, running: state.State | None) -> int:
         known += [c.process for c in running.components if c.process is not None]
     # The supervisor first, and for good: it would start again what ends before it.
     count = processes.end(known[:1], grace=0) + processes.end(known[1:], _LEFTOVER_GRACE)
-    while strays := processes.owned_by(place.root):
+    # What holds containers stays: they outlive the processes that started them.
+    while strays := processes.owned_by(place.root, but=containerd.SHIM):
         count += processes.end(strays, _LEFTOVER_GRACE)
     place.state.unlink(missing_ok=True)
     return count

@@ -31,6 +31,7 @@ from whipstaff.runtime import errors, flags
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _UNLIMITED = 300
+_FEW = clusters.FEW_NODES
 _FOLDER = click.Path(file_okay=False, path_type=pathlib.Path)
 
 
@@ -62,8 +63,9 @@ def _explaining() -> Iterator[None]:
 @click.option("--nodes", type=click.IntRange(0, 30_000), help="Number of nodes.  [default: 3]")
 @click.option(
     "--provider",
-    type=click.Choice(["simulated", "cri"]),
-    help="What runs the nodes' pods.  [default: simulated]",
+    type=click.Choice([components.SIMULATED, components.CRI]),
+    help="What runs the nodes' pods: nothing, or containerd.  "
+    f"[default: cri for root with containerd and at most {_FEW} nodes, else simulated]",
 )
 @click.option(
     "--kubernetes-version",
@@ -104,6 +106,21 @@ def _explaining() -> Iterator[None]:
     show_default=True,
     help="How long to wait for all nodes to be Ready; 0 doesn't.",
 )
+@click.option(
+    "--addons",
+    cls=flags.Boolean,
+    default=None,
+    help="Run CoreDNS and metrics-server on nodes with real containers.  [default: true]",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    metavar="ARCHIVE",
+    help="An image that every node with real containers gets, as an OCI or Docker archive. "
+    "May be given several times.",
+)
 @click.option("--unsafe-no-fsync", is_flag=True, hidden=True)
 @flags.logging_options
 def up(
@@ -120,10 +137,8 @@ def up(
     A second time, it finds that the cluster runs and changes nothing.
     """
     asked = {name: value for name, value in spec.items() if value not in (None, ())}
-    if asked.get("provider") == "cri":
-        raise errors.ConfigurationError(
-            "--provider cri: nodes with real containers aren't there yet; leave the flag out"
-        )
+    if "images" in asked:
+        asked["images"] = tuple(str(path.absolute()) for path in asked["images"])
     if "kubernetes_version" in asked:
         asked["kubernetes_version"] = finder.checked_version(asked["kubernetes_version"])
     for entry in asked.get("extra_config", ()):

@@ -2,7 +2,9 @@
 
 Answers to kubeadm's static pod manifests (cmd/kubeadm/app/phases/controlplane). One function a
 component, from `Settings` to `Component`; `table` says which of them make up a cluster and what
-each waits for. Nothing is started here. Every listener is on loopback.
+each waits for. Nothing is started here. Every listener is on loopback, but the apiserver's where
+nodes with real containers must reach it: that one is on their bridge. What runs on such nodes is in
+`whipstaff.cluster.nodes`.
 """
 
 import pathlib
@@ -10,14 +12,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from whipstaff.cluster import certificates, layout, ports, probes
+from whipstaff.cluster import certificates, layout, networks, ports, probes
 
 SERVICE_CIDR = "10.96.0.0/16"
 ISSUER = f"https://kubernetes.default.svc.{certificates.CLUSTER_DOMAIN}"
 BOOTSTRAP = "bootstrap"  # what waits for it starts when its users have their rights
 
 OURS = ("whipstaff-scheduler", "whipstaff-node-agent")
-REPLACEABLE = ("scheduler",)  # what ``--stock`` takes: components that are ours otherwise
+REPLACEABLE = ("scheduler", "node-agent")  # what ``--stock`` takes: components that are ours
+CRI, SIMULATED = "cri", "simulated"  # what runs the nodes' pods
 
 # client-go's default of 20 requests a second makes a controller take a minute for 1,000 nodes.
 _CONTROLLER_QPS, _CONTROLLER_BURST = 300, 600
@@ -41,6 +44,8 @@ class Settings:
 
     Attributes:
         extra: flags from outside by component, last on its command line, so that they win.
+        network: of the nodes with real containers; None where there are none.
+        archives: images that such a node gets before anything runs on it.
     """
 
     files: layout.Layout
@@ -52,11 +57,18 @@ class Settings:
     stock: frozenset[str] = frozenset()
     fsync: bool = True
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    network: networks.Network | None = None
+    archives: tuple[pathlib.Path, ...] = ()
+
+    @property
+    def host(self) -> str:
+        """The apiserver's address."""
+        return self.network.gateway if self.network else ports.LOOPBACK
 
     @property
     def server(self) -> str:
         """The apiserver's URL."""
-        return f"https://{ports.LOOPBACK}:{self.ports.apiserver}"
+        return f"https://{self.host}:{self.ports.apiserver}"
 
     @property
     def etcd_url(self) -> str:
@@ -65,7 +77,9 @@ class Settings:
 
     @property
     def pod_cidr(self) -> str:
-        """What the nodes' /24 are cut from: room for 256 nodes, or for 32,768."""
+        """What the nodes' /24 are cut from: room for 256 nodes, or for 32,768 simulated ones."""
+        if self.network:
+            return self.network.pods
         return "10.244.0.0/16" if self.nodes <= 256 else "10.128.0.0/9"
 
 
@@ -74,8 +88,12 @@ class Component:
     """One process: its command, and the answer (200) by which one knows that it serves.
 
     Attributes:
+        port: where it listens; 0: on no port.
         after: components (and `BOOTSTRAP`) that must serve before this one starts.
         grace: seconds that it may take to leave.
+        host: the address that it listens on.
+        node: the node that it runs on; empty for the control plane.
+        setup: commands to run when it answers for the first time, and before it counts as serving.
     """
 
     name: str
@@ -86,17 +104,25 @@ class Component:
     after: tuple[str, ...] = ()
     grace: float = 10
     environ: Mapping[str, str] = field(default_factory=dict)
+    host: str = ports.LOOPBACK
+    node: str = ""
+    setup: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, for people."""
+        return f"{self.host}:{self.port}" if self.port else self.endpoint.url
 
 
 def table(settings: Settings) -> list[Component]:
-    """The cluster's components, in the order in which they start."""
+    """The control plane's components, and simulated nodes, in the order in which they start."""
     stock_scheduler = "scheduler" in settings.stock
     return [
         etcd(settings),
         kube_apiserver(settings),
         kube_controller_manager(settings),
         kube_scheduler(settings) if stock_scheduler else scheduler(settings),
-        *([node_agent(settings)] if settings.nodes else []),
+        *([node_agent(settings)] if settings.nodes and settings.provider != CRI else []),
     ]
 
 
@@ -111,15 +137,20 @@ def stopping_waves(components: Sequence[Component]) -> list[list[Component]]:
     return waves
 
 
-def needed_binaries(stock: frozenset[str]) -> tuple[str, ...]:
-    """The names of the binaries that `table` runs."""
+def needed_binaries(stock: frozenset[str], provider: str = SIMULATED) -> tuple[str, ...]:
+    """The names of the binaries that a cluster runs."""
     scheduler = ("kube-scheduler",) if "scheduler" in stock else ()
-    return ("etcd", "kube-apiserver", "kube-controller-manager", *scheduler)
+    proxy = ("kube-proxy",) if provider == CRI else ()
+    kubelet = ("kubelet",) if "node-agent" in stock else ()
+    return ("etcd", "kube-apiserver", "kube-controller-manager", *scheduler, *proxy, *kubelet)
 
 
-def users(stock: frozenset[str]) -> dict[str, str]:
-    """The user of each kubeconfig that the components are given, by the kubeconfig's name."""
-    names = ["whipstaff-node-agent"]
+def users(stock: frozenset[str], provider: str = SIMULATED) -> dict[str, str]:
+    """The user of each kubeconfig that the components are given, by the kubeconfig's name.
+
+    Those of nodes with real containers are in `whipstaff.cluster.nodes`.
+    """
+    names = ["kube-proxy" if provider == CRI else "whipstaff-node-agent"]
     names.append("kube-scheduler" if "scheduler" in stock else "whipstaff-scheduler")
     names.append("kube-controller-manager")
     return {name: f"system:{name}" if name.startswith("kube-") else name for name in names}
@@ -164,11 +195,9 @@ def kube_apiserver(settings: Settings) -> Component:
         "etcd-cafile": str(pki.etcd_ca.pair.certificate),
         "etcd-certfile": str(pki.apiserver_etcd_client.certificate),
         "etcd-keyfile": str(pki.apiserver_etcd_client.key),
-        "bind-address": ports.LOOPBACK,
+        "bind-address": settings.host,
         "secure-port": str(port.apiserver),
-        "advertise-address": ports.LOOPBACK,
-        # Endpoints may not name a loopback address, so the Service `kubernetes` stays without any.
-        "endpoint-reconciler-type": "none",
+        "advertise-address": settings.host,
         "tls-cert-file": str(pki.apiserver.certificate),
         "tls-private-key-file": str(pki.apiserver.key),
         "client-ca-file": str(pki.ca.pair.certificate),
@@ -193,6 +222,11 @@ def kube_apiserver(settings: Settings) -> Component:
         "shutdown-delay-duration": "0s",
         "profiling": "false",
     }
+    if settings.network:
+        flags["kubelet-certificate-authority"] = str(pki.ca.pair.certificate)
+    else:
+        # Endpoints may not name a loopback address, so the Service `kubernetes` stays without any.
+        flags["endpoint-reconciler-type"] = "none"
     return Component(
         "kube-apiserver",
         _argv(settings, "kube-apiserver", flags),
@@ -201,6 +235,7 @@ def kube_apiserver(settings: Settings) -> Component:
         port.apiserver,
         after=("etcd",),
         grace=5,  # it waits a minute for clients that keep a watch open
+        host=settings.host,
     )
 
 
@@ -216,7 +251,8 @@ def kube_controller_manager(settings: Settings) -> Component:
         "root-ca-file": str(pki.ca.pair.certificate),
         "service-account-private-key-file": str(pki.service_account.key),
         "use-service-account-credentials": "true",
-        "allocate-node-cidrs": "true",
+        # Nodes with real containers have ranges already: their routes lead there.
+        "allocate-node-cidrs": "false" if settings.network else "true",
         "cluster-cidr": settings.pod_cidr,
         "service-cluster-ip-range": SERVICE_CIDR,
         "kube-api-qps": str(_CONTROLLER_QPS),
@@ -254,7 +290,7 @@ def scheduler(settings: Settings) -> Component:
         "bind-address": ports.LOOPBACK,
         "secure-port": str(port),
     }
-    return _ours(settings, "scheduler", flags, port)
+    return ours(settings, "scheduler", flags, port)
 
 
 def node_agent(settings: Settings) -> Component:
@@ -267,16 +303,17 @@ def node_agent(settings: Settings) -> Component:
         "port": str(port),
         "client-ca-file": str(settings.pki.ca.pair.certificate),
     }
-    return _ours(settings, "node-agent", flags, port)
+    return ours(settings, "node-agent", flags, port)
 
 
-def _ours(settings: Settings, name: str, flags: Mapping[str, str], port: int) -> Component:
+def ours(settings: Settings, name: str, flags: Mapping[str, str], port: int) -> Component:
+    """One of our components, with a kubeconfig of its own unless ``flags`` name another."""
     full_name = f"whipstaff-{name}"
     flags = {"kubeconfig": str(settings.files.kubeconfig(full_name)), **flags}
     command = (sys.executable, "-m", "whipstaff.runtime.commands", name)
     return Component(
         full_name,
-        (*command, *_flags(settings, full_name, flags)),
+        (*command, *with_extra(settings, full_name, flags)),
         _own_endpoint(settings, port),
         "/healthz",
         port,
@@ -303,10 +340,11 @@ def _own_endpoint(settings: Settings, port: int) -> probes.Endpoint:
 
 
 def _argv(settings: Settings, name: str, flags: Mapping[str, str]) -> tuple[str, ...]:
-    return (str(settings.binaries[name]), *_flags(settings, name, flags))
+    return (str(settings.binaries[name]), *with_extra(settings, name, flags))
 
 
-def _flags(settings: Settings, name: str, flags: Mapping[str, str]) -> tuple[str, ...]:
+def with_extra(settings: Settings, name: str, flags: Mapping[str, str]) -> tuple[str, ...]:
+    """Flags as arguments, and after them those that were given from outside."""
     return (
         *(f"--{flag}={value}" for flag, value in flags.items()),
         *settings.extra.get(name, ()),

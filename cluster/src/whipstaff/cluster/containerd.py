@@ -30,6 +30,7 @@ _PROGRAMS = {
     "nsenter": "util-linux",
     "unshare": "util-linux",
 }
+SHIM = "containerd-shim"  # how the processes begin that hold a pod's containers
 _SYS_RESOURCE = 24  # the capability's bit
 _CONFIG_FOLDER = "/etc/containerd/certs.d"
 
@@ -119,6 +120,16 @@ def cni_folder(environ: Mapping[str, str] = os.environ) -> str | None:
     return None
 
 
+def version(environ: Mapping[str, str] = os.environ) -> str:
+    """The runtime and its version, as in ``containerd 1.6.20``."""
+    command = ["containerd", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+    words = done.stdout.split()  # containerd github.com/containerd/containerd VERSION COMMIT
+    return (
+        f"containerd {words[2].lstrip('v').partition('~')[0]}" if len(words) > 2 else "containerd"
+    )
+
+
 def may_lower_oom_scores(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> bool:
     """Whether this process has CAP_SYS_RESOURCE, which a value below its own takes."""
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
@@ -171,6 +182,9 @@ def config(files: Files, *, cni: str, snapshots: str, restrict_oom: bool) -> str
             "stream_server_address": "127.0.0.1",
             "stream_server_port": "0",
             "netns_mounts_under_state_dir": True,
+            # As containerd 2 does unasked: port 53 needs no root, in a pod's own network.
+            "enable_unprivileged_ports": True,
+            "enable_unprivileged_icmp": True,
         },
         "plugins.'io.containerd.grpc.v1.cri'.cni": {"bin_dir": cni, "conf_dir": str(files.cni)},
         "plugins.'io.containerd.grpc.v1.cri'.containerd": {

@@ -73,6 +73,11 @@ class Layout:
         return self.root / "etcd"
 
     @property
+    def nodes(self) -> pathlib.Path:
+        """What nodes with real containers store, a folder each."""
+        return self.root / "nodes"
+
+    @property
     def logs(self) -> pathlib.Path:
         """One log file a component."""
         return self.root / "logs"

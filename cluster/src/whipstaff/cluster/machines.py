@@ -72,19 +72,25 @@ def prepare(
         raise errors.StartupError(f"nodes with real containers can't be made: {why}")
     cluster = networks.identity(root)
     with networks.alone():
-        found = _standing(cluster, nodes)
+        found = _standing(cluster, nodes, listens)
     if found is not None:
+        for index, name in enumerate(nodes):
+            _configure(files_of(root, name), found, name, found.pod_cidr(index))
         return found
     clean(root, data=False)
-    with networks.alone():
-        network = networks.choose(cluster, networks.routes(), before, networks.uplink_mtu())
-        (networks.RUN / cluster).mkdir(parents=True, mode=0o711)
-        networks.create_bridge(network, listens)
-    for index, name in enumerate(nodes):
-        networks.create_node(network, name, index, len(nodes))
-        groups.create(cluster, name)
-        _configure(files_of(root, name), network, name, network.pod_cidr(index))
-    _mark(cluster).write_bytes(orjson.dumps(_description(network, nodes)))
+    try:
+        with networks.alone():
+            network = networks.choose(cluster, networks.routes(), before, networks.uplink_mtu())
+            (networks.RUN / cluster).mkdir(parents=True, mode=0o711)
+            networks.create_bridge(network, listens)
+        for index, name in enumerate(nodes):
+            networks.create_node(network, name, index, len(nodes))
+            groups.create(cluster, name)
+            _configure(files_of(root, name), network, name, network.pod_cidr(index))
+        _mark(cluster).write_bytes(orjson.dumps(_description(network, nodes, listens)))
+    except BaseException:
+        clean(root, data=False)
+        raise
     return network
 
 
@@ -100,7 +106,7 @@ def clean(root: pathlib.Path, *, data: bool = True) -> None:
     """
     cluster = networks.identity(root)
     run = networks.RUN / cluster
-    if not run.exists() and not (root / "nodes").exists():
+    if not left(root):
         return
     containers = _containers(run)
     shims = _shim_sockets(run)
@@ -123,17 +129,30 @@ def clean(root: pathlib.Path, *, data: bool = True) -> None:
             networks.RUN.rmdir()
 
 
+def left(root: pathlib.Path) -> bool:
+    """Whether there is anything that `clean` would remove."""
+    return (networks.RUN / networks.identity(root)).exists() or (root / "nodes").exists()
+
+
 def _mark(cluster: str) -> pathlib.Path:
     """The file that is there once all machines are made."""
     return networks.RUN / cluster / "made.json"
 
 
-def _description(network: networks.Network, nodes: Sequence[str]) -> dict[str, object]:
-    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return {"boot": boot, "network": dataclasses.asdict(network), "nodes": list(nodes)}
+def _description(
+    network: networks.Network, nodes: Sequence[str], listens: Sequence[int]
+) -> dict[str, object]:
+    return {
+        "boot": pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "network": dataclasses.asdict(network),
+        "nodes": list(nodes),
+        "listens": list(listens),
+    }
 
 
-def _standing(cluster: str, nodes: Sequence[str]) -> networks.Network | None:
+def _standing(
+    cluster: str, nodes: Sequence[str], listens: Sequence[int]
+) -> networks.Network | None:
     """The network of machines that were made before and are whole; None where they aren't."""
     try:
         recorded = orjson.loads(_mark(cluster).read_bytes())
@@ -142,7 +161,7 @@ def _standing(cluster: str, nodes: Sequence[str]) -> networks.Network | None:
         return None
     links = [network.bridge, *(network.link(index) for index in range(len(nodes)))]
     whole = (
-        recorded == _description(network, nodes)
+        recorded == _description(network, nodes, listens)
         and all(pathlib.Path("/sys/class/net", link).exists() for link in links)
         and all(os.path.ismount(networks.namespace(cluster, name)) for name in nodes)
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from whipstaff.cluster import binaries, certificates, components, files, layout
+from whipstaff.cluster import binaries, certificates, components, files, layout, networks, ports
 from whipstaff.runtime import errors
 
 
@@ -21,11 +21,13 @@ class Spec:
     """What the user asked for; a field a flag of ``whipstaff up``."""
 
     nodes: int = 3
-    provider: str = "simulated"
+    provider: str = components.SIMULATED
     kubernetes_version: str = binaries.KUBERNETES_VERSION
     stock: tuple[str, ...] = ()
     extra_config: tuple[str, ...] = ()
     fsync: bool = True
+    addons: bool = True
+    images: tuple[str, ...] = ()
 
     def differences(self, asked: Mapping[str, Any]) -> list[str]:
         """Where ``asked`` (only fields that were really given) wants something else, in words."""
@@ -53,6 +55,8 @@ class Plan:
         previous_context: the user's current kubeconfig context before ``up`` changed it.
         user_kubeconfig: the user's kubeconfig that holds our context, None when none does.
         context: what that context is called.
+        network: of the nodes with real containers; None where there are none.
+        archives: images that such nodes get, as paths.
     """
 
     spec: Spec = Spec()
@@ -61,6 +65,8 @@ class Plan:
     user_kubeconfig: str | None = None
     context: str | None = None
     previous_context: str | None = None
+    network: networks.Network | None = None
+    archives: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, place: layout.Layout) -> "Plan | None":
@@ -78,6 +84,8 @@ class Plan:
                 user_kubeconfig=raw["user_kubeconfig"],
                 context=raw["context"],
                 previous_context=raw["previous_context"],
+                network=networks.Network(**raw["network"]) if raw["network"] else None,
+                archives=tuple(raw["archives"]),
             )
         except FileNotFoundError:
             return None
@@ -91,6 +99,17 @@ class Plan:
         contents = orjson.dumps(dataclasses.asdict(self), option=orjson.OPT_INDENT_2)
         files.write(place.plan, contents + b"\n", mode=0o600)
 
+    @property
+    def server(self) -> str:
+        """The apiserver's URL."""
+        host = self.network.gateway if self.network else ports.LOOPBACK
+        return f"https://{host}:{self.ports.apiserver}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Where the apiserver is reached, besides loopback."""
+        return (self.network.gateway,) if self.network else ()
+
     def settings(self, place: layout.Layout, pki: certificates.Pki) -> components.Settings:
         """What the components' flags are made of."""
         return components.Settings(
@@ -103,6 +122,8 @@ class Plan:
             stock=frozenset(self.spec.stock),
             fsync=self.spec.fsync,
             extra=self.spec.extra(),
+            network=self.network,
+            archives=tuple(pathlib.Path(path) for path in self.archives),
         )
 
 

@@ -121,12 +121,12 @@ def scratch(count: int, rng: random.Random | None = None) -> list[int]:
     raise errors.StartupError(f"no {count} free ports on {LOOPBACK}")
 
 
-def holder(port: int) -> str | None:
+def holder(port: int, host: str = LOOPBACK) -> str | None:
     """Who listens on ``port``, as the end of a sentence (" by nginx, pid 42"); None: nobody.
 
     Empty where somebody does and it can't be told who: another user's process.
     """
-    if is_free(port):
+    if is_free(port, host):
         return None
     for process in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error):

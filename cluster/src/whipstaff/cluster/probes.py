@@ -1,4 +1,4 @@
-"""Plain blocking HTTPS to loopback: health checks, and what tests ask of an apiserver.
+"""Plain blocking HTTPS on this machine: health checks, and what tests ask of an apiserver.
 
 One request, one connection. Everything that talks to a running cluster as a client uses
 ``whipstaff.runtime.client``.
@@ -7,6 +7,7 @@ One request, one connection. Everything that talks to a running cluster as a cli
 import http.client
 import json
 import pathlib
+import socket
 import ssl
 import urllib.parse
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import Any
 
 from whipstaff.cluster import certificates
 
+_UNIX = "unix://"
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server on loopback, whom to trust there and who we are.
+    """A server on this machine, whom to trust there and who we are.
 
-    ``ca`` None means that the certificate isn't checked: components sign their own on loopback.
+    ``ca`` None means that the certificate isn't checked: components sign their own on loopback. Of
+    a ``unix://`` socket nothing is asked but that somebody listens.
     """
 
     url: str
@@ -82,7 +86,17 @@ def failure(
 ) -> str | None:
     """Why ``GET path`` isn't answered with 200; None when it is."""
     try:
+        if endpoint.url.startswith(_UNIX):
+            _connect(endpoint.url.removeprefix(_UNIX), timeout)
+            return None
         status, _ = request(endpoint, "GET", path, timeout=timeout, context=context)
     except (OSError, http.client.HTTPException) as error:
         return str(error) or type(error).__name__
     return None if status == http.HTTPStatus.OK else f"answers {status}"
+
+
+def _connect(path: str, timeout: float) -> None:
+    """Raises OSError where nobody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)

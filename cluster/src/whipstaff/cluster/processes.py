@@ -174,14 +174,21 @@ def end(identities: Collection[Identity], grace: float) -> int:
     raise errors.StartupError(f"these processes don't end, even when killed: {pids}")
 
 
-def owned_by(owner: pathlib.Path) -> list[Identity]:
-    """The running processes that were started for ``owner``, by their environment."""
+def owned_by(owner: pathlib.Path, *, but: str | None = None) -> list[Identity]:
+    """The running processes that were started for ``owner``, by their environment.
+
+    Args:
+        owner: the data directory.
+        but: leave out those whose name begins so.
+    """
     us = psutil.Process()
     ourselves = {us.pid, *(parent.pid for parent in us.parents())}
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in ourselves and process.environ().get(OWNER) == str(owner):
+            if process.pid in ourselves or process.environ().get(OWNER) != str(owner):
+                continue
+            if but is None or not process.name().startswith(but):
                 found.append(Identity.of(process.pid))
     return [identity for identity in found if identity.process() is not None]
 

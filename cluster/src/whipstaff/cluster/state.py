@@ -30,6 +30,8 @@ class Component:
             died before it ever served).
         since: when the process was started, in seconds since the epoch.
         message: the last thing that went wrong.
+        address: where it listens, for people.
+        node: the node that it runs on; empty for the control plane.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Component:
     since: float | None = None
     restarts: int = 0
     message: str = ""
+    address: str = ""
+    node: str = ""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import rich.table
 
-from whipstaff.cluster import certificates, components, layout, plan, probes, state, waiting
+from whipstaff.cluster import certificates, components, layout, nodes, plan, probes, state, waiting
 from whipstaff.runtime import client, config, errors, resources
 
 _TIMEOUT = 3.0
@@ -30,6 +30,8 @@ class Component:
     restarts: int
     log: str
     message: str
+    address: str
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Status:
     def table(self) -> rich.table.Table:
         """The components, for people."""
         table = rich.table.Table(box=None, pad_edge=False)
-        for heading in ("COMPONENT", "STATUS", "PID", "PORT", "UPTIME", "RESTARTS", "LOG"):
+        for heading in ("COMPONENT", "STATUS", "PID", "ADDRESS", "UPTIME", "RESTARTS", "LOG"):
             table.add_column(heading, no_wrap=True)
         for component in self.components:
             colour = "green" if component.phase == state.RUNNING else "red"
@@ -89,7 +91,7 @@ class Status:
                 component.name,
                 f"[{colour}]{component.phase}[/{colour}]",
                 str(component.pid or "-"),
-                str(component.port),
+                component.address,
                 "-" if component.uptime_seconds is None else _duration(component.uptime_seconds),
                 str(component.restarts),
                 os.path.relpath(component.log, self.data_dir),
@@ -116,7 +118,7 @@ async def look(place: layout.Layout) -> Status:
         name=place.name,
         data_dir=str(place.root),
         kubernetes_version=planned.spec.kubernetes_version,
-        server=f"https://127.0.0.1:{planned.ports.apiserver}",
+        server=planned.server,
         kubeconfig=str(place.kubeconfig("admin")),
         supervisor_pid=running.supervisor.pid if running and running.supervised else None,
         components=list(found),
@@ -127,7 +129,7 @@ async def look(place: layout.Layout) -> Status:
 
 def _endpoints(place: layout.Layout, planned: plan.Plan) -> dict[str, components.Component]:
     pki = certificates.load(place.pki)
-    return {each.name: each for each in components.table(planned.settings(place, pki))}
+    return {each.name: each for each in nodes.table(planned.settings(place, pki))}
 
 
 async def _component(record: state.Component, table: dict[str, components.Component]) -> Component:
@@ -151,6 +153,8 @@ async def _component(record: state.Component, table: dict[str, components.Compon
         restarts=record.restarts,
         log=record.log,
         message=message,
+        address=record.address,
+        node=record.node,
     )
 
 

@@ -20,6 +20,7 @@ import math
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -32,6 +33,7 @@ from whipstaff.cluster import (
     components,
     files,
     layout,
+    nodes,
     plan,
     ports,
     probes,
@@ -80,7 +82,13 @@ class Supervisor:
         self.state = state.State(
             processes.Identity.of(os.getpid()),
             [
-                state.Component(component.name, component.port, str(place.log(component.name)))
+                state.Component(
+                    component.name,
+                    component.port,
+                    str(place.log(component.name)),
+                    address=component.address,
+                    node=component.node,
+                )
                 for component in table
             ],
         )
@@ -140,8 +148,11 @@ class Supervisor:
     async def _life(self, component: components.Component, record: state.Component) -> str:
         """Start the component and see it through to its end: why it ended."""
         # Whoever has the port would answer our question whether the component serves.
-        if (holder := await asyncio.to_thread(ports.holder, component.port)) is not None:
-            return f"can't listen: port {component.port} is taken{holder}"
+        # On a node's own address nobody can: there, that is nobody else's.
+        if component.port and not component.node:
+            holder = await asyncio.to_thread(ports.holder, component.port, component.host)
+            if holder is not None:
+                return f"can't listen: port {component.port} is taken{holder}"
         try:
             process = processes.Process.start(
                 component.name,
@@ -189,11 +200,28 @@ class Supervisor:
         while process.exit_status is None:
             why = await asyncio.to_thread(ask)
             if why is None:
-                return None
+                return None if known else await asyncio.to_thread(self._set_up, component)
             if time.monotonic() > deadline:
                 return f"doesn't serve {component.health} after {_SERVE:g} s: {why}"
             await asyncio.sleep(_POLL)
         return "ended"
+
+    def _set_up(self, component: components.Component) -> str | None:
+        """Run its commands: None, or the one that fails."""
+        with self._place.log(component.name).open("ab") as log:
+            for command in component.setup:
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, processes.OWNER: str(self._place.root)},
+                    timeout=_SERVE,
+                    check=False,
+                )
+                if done.returncode != 0:
+                    return f"`{' '.join(command)}` {processes.describe_exit(done.returncode)}"
+        return None
 
     def _note(self, record: state.Component, phase: str, message: str | None = None) -> None:
         record.phase = phase
@@ -228,9 +256,20 @@ async def _first_failure_or(
             task.result()
 
 
-async def _prepare(place: layout.Layout, loading: "asyncio.Task[types.ModuleType]") -> None:
-    """Give our components' users their rights."""
-    await (await loading).prepare(place.kubeconfig("admin"), timeout=_SERVE)
+async def _prepare(
+    place: layout.Layout,
+    loading: "asyncio.Task[types.ModuleType]",
+    planned: plan.Plan,
+    settings: components.Settings,
+) -> None:
+    """Give our components' users their rights, and the cluster what it needs for real pods."""
+    bootstrap = await loading
+    await bootstrap.prepare(
+        place.kubeconfig("admin"),
+        timeout=_SERVE,
+        nodes=nodes.objects(settings),
+        applied=nodes.applied(settings) if planned.spec.addons else [],
+    )
 
 
 async def supervise(place: layout.Layout) -> None:
@@ -238,13 +277,15 @@ async def supervise(place: layout.Layout) -> None:
     planned = plan.Plan.load(place)
     if planned is None:
         raise errors.StartupError(f"no cluster in {place.root}")
-    pki = certificates.ensure(place.pki, datetime.datetime.now(datetime.UTC))
-    table = components.table(planned.settings(place, pki))
+    pki = certificates.ensure(place.pki, datetime.datetime.now(datetime.UTC), planned.hosts)
+    settings = planned.settings(place, pki)
     # The client takes half a second to import: while etcd and the apiserver start, not before.
     loading = asyncio.create_task(
         asyncio.to_thread(importlib.import_module, "whipstaff.cluster.bootstrap")
     )
-    supervisor = Supervisor(place, table, lambda: _prepare(place, loading))
+    supervisor = Supervisor(
+        place, nodes.table(settings), lambda: _prepare(place, loading, planned, settings)
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)

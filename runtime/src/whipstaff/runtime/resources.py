@@ -157,6 +157,9 @@ DEVICECLASSES = Resource("resource.k8s.io", "v1", "deviceclasses", "DeviceClass"
 PRIORITYCLASSES = Resource(
     "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False
 )
+APISERVICES = Resource(
+    "apiregistration.k8s.io", "v1", "apiservices", "APIService", namespaced=False
+)
 RUNTIMECLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
 CLUSTERROLES = Resource(

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import time
 from collections.abc import Callable
 
 import node_agent_builders as builders
@@ -423,6 +424,18 @@ async def test_a_client_that_leaves_is_not_followed_for(log: pathlib.Path) -> No
         before = {path for path in open_files() if path == str(log)}
         await node_agent_parts.until(lambda: str(log) not in open_files())
     assert before == {str(log)}
+
+
+async def test_followed_logs_do_not_keep_the_server_from_stopping(log: pathlib.Path) -> None:
+    async with (
+        node_agent_parts.served(with_log(log)) as (session, server),
+        session.get("/containerLogs/shop/web/app?follow=true") as answer,
+    ):
+        await answer.content.readexactly(len("one\ntwo\nthree\nfour\n"))
+        stopped_at = time.monotonic()
+        await server.stop()
+        assert time.monotonic() - stopped_at < 2
+        assert await answer.content.read() == b""
 
 
 def open_files() -> list[str]:

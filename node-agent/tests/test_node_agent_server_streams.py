@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -297,6 +298,8 @@ async def test_streams_end_when_the_server_stops(
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=_trust(server))
         writer.write(request("/exec/shop/web/app?output=1"))
         await reader.readexactly(len(SWITCHED))
+        stopped_at = time.monotonic()
+    assert time.monotonic() - stopped_at < 1
     async with asyncio.timeout(5):
         with contextlib.suppress(ConnectionError):
             assert await reader.read(-1) == b""

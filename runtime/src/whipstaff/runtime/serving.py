@@ -41,6 +41,9 @@ HEALTH_PATHS: tuple[HealthPath, ...] = ("healthz", "livez", "readyz")
 USER = web.RequestKey("whipstaff.user", authorization.User)
 """Under this key a handler finds the user in the request."""
 
+STOPPING = web.AppKey("whipstaff.stopping", asyncio.Event)
+"""Under this key a handler finds in its application what is set when the server stops."""
+
 RELOAD_PERIOD = 60.0
 AUTHENTICATION_CONFIG_MAP = ("extension-apiserver-authentication", "kube-system")
 
@@ -126,6 +129,8 @@ class Server:
         self._checks: list[_NamedCheck] = []
         self._application = web.Application(middlewares=[*middlewares, self._guard])
         self._application.on_response_prepare.append(_set_headers)
+        self._application[STOPPING] = asyncio.Event()
+        self._application.on_shutdown.append(_announce_stop)
         self._runner: web.AppRunner | None = None
         self._reloading: asyncio.Task[None] | None = None
         self.add_check("ping", lambda: None)
@@ -217,7 +222,7 @@ class Server:
         _log.info("serving", url=self.url)
 
     async def stop(self) -> None:
-        """Stop listening, and give requests in flight two seconds."""
+        """Stop listening, tell handlers (`STOPPING`), and give requests in flight two seconds."""
         if self._reloading is not None:
             self._reloading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -404,6 +409,10 @@ def _forbidden(
         case authorization.ResourceAttributes():
             what = f'{first.resource} "{first.name}"' if first.name else first.resource
             return _status(403, "Forbidden", f"{what} is forbidden: {cannot}")
+
+
+async def _announce_stop(application: web.Application) -> None:
+    application[STOPPING].set()
 
 
 async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:

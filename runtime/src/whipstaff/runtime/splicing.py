@@ -44,13 +44,14 @@ def is_upgrade(request: web.BaseRequest) -> bool:
     return any(token.strip().lower() == "upgrade" for token in wanted.split(","))
 
 
-async def splice(request: web.Request, url: str) -> web.StreamResponse:
+async def splice(request: web.Request, url: str, stopping: asyncio.Event) -> web.StreamResponse:
     """Join the request's connection with a backend's; returns when it is over.
 
     Args:
         request: an upgrade (`is_upgrade`) that nothing was answered to yet. Its method and headers
             are sent on, its credentials are not.
         url: of the backend, ``http`` where it names no scheme; an unspecified address is this host.
+        stopping: ends it when it is set.
 
     Returns:
         What the handler must return: the backend's refusal, where it didn't upgrade.
@@ -69,7 +70,7 @@ async def splice(request: web.Request, url: str) -> web.StreamResponse:
         return _text(500, f"error dialing backend: {_explain(error)}")
     status = _status(head)
     if status == 101:
-        await _join(request, backend, head)
+        await _join(request, backend, head, stopping)
         return _Over()
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -255,7 +256,9 @@ def _head(request: web.Request, url: str) -> bytes:
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + _END_OF_HEAD
 
 
-async def _join(request: web.Request, backend: _Backend, first: bytes) -> None:
+async def _join(
+    request: web.Request, backend: _Backend, first: bytes, stopping: asyncio.Event
+) -> None:
     """Carry bytes until one of the two connections has ended."""
     transport = request.transport
     if transport is None or transport.is_closing():
@@ -268,12 +271,14 @@ async def _join(request: web.Request, backend: _Backend, first: bytes) -> None:
     if backend.transport is not None:
         backend.transport.resume_reading()
     transport.resume_reading()
-    ended = [asyncio.create_task(end.ended.wait()) for end in (client, backend)]
+    ends = (client.ended, backend.ended, stopping)
+    ended = [asyncio.create_task(end.wait()) for end in ends]
     try:
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         for end in (client, backend):
             end.close()
-            await end.wait_ended()
+            if not stopping.is_set():
+                await end.wait_ended()
     finally:
         for task in ended:
             task.cancel()

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from whipstaff.node_agent import containers, pod_worker, provider
 from whipstaff.node_agent.server import found_pods, log_files, log_lines
-from whipstaff.runtime import logs, objects
+from whipstaff.runtime import logs, objects, serving
 
 Object = objects.Object
 
@@ -131,7 +131,11 @@ async def _send(
     descriptor: int,
     wanted: log_lines.Options,
 ) -> web.StreamResponse:
+    stopping = request.app[serving.STOPPING]
+
     def running() -> bool:
+        if stopping.is_set():
+            return False
         latest = next((r for r in worker.life.runtime.containers if r.id == run.id), None)
         return latest is not None and latest.state is not provider.State.EXITED
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from whipstaff.node_agent import containers, pod_worker, provider
 from whipstaff.node_agent.server import found_pods
-from whipstaff.runtime import objects, splicing
+from whipstaff.runtime import objects, serving, splicing
 
 Object = objects.Object
 
@@ -97,7 +97,7 @@ class Streams:
             url = await self._runtime.open_stream(pod, run, stream)
         except provider.ProviderError as error:
             raise _failure(error) from error
-        return await splicing.splice(request, url)
+        return await splicing.splice(request, url, request.app[serving.STOPPING])
 
     def _worker(self, request: web.Request) -> pod_worker.Worker:
         path = request.match_info

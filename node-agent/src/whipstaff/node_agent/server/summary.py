@@ -18,7 +18,6 @@ Object = objects.Object
 FileSystem = file_systems.FileSystem
 
 _DEFAULT_INTERFACE = "eth0"
-_PERSISTENT = ("persistentVolumeClaim", "ephemeral")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def make(reading: usage.NodeReading, machine: Machine, *, only_cpu_and_memory: b
             node["rlimit"] = {
                 "time": texts.timestamp(reading.at), "maxpid": most, "curproc": now,
             }  # fmt: skip
-    return {"node": node, "pods": [_pod(pod, reading.images, brief=brief) for pod in reading.pods]}
+    return {"node": node, "pods": [_pod(pod, reading, brief=brief) for pod in reading.pods]}
 
 
 def _system_containers(reading: usage.NodeReading, machine: Machine) -> list[Object]:
@@ -78,7 +77,7 @@ def _system_containers(reading: usage.NodeReading, machine: Machine) -> list[Obj
     return found
 
 
-def _pod(pod: usage.PodReading, images: FileSystem | None, *, brief: bool) -> Object:
+def _pod(pod: usage.PodReading, node: usage.NodeReading, *, brief: bool) -> Object:
     worker = pod.worker
     spec = worker.load()["spec"]
     limits = {
@@ -89,7 +88,7 @@ def _pod(pod: usage.PodReading, images: FileSystem | None, *, brief: bool) -> Ob
         "podRef": {"name": worker.name, "namespace": worker.namespace, "uid": worker.uid},
         "startTime": texts.timestamp(pod.sandbox.created_at),
         "containers": [
-            _container(each, limits.get(each.run.name, {}).get("memory"), images, brief=brief)
+            _container(each, limits.get(each.run.name, {}).get("memory"), node.images, brief=brief)
             for each in pod.containers
         ],
         **_cpu_and_memory(pod.total, _memory_limit(spec, limits)),
@@ -101,7 +100,7 @@ def _pod(pod: usage.PodReading, images: FileSystem | None, *, brief: bool) -> Ob
     volumes = [_volume(worker.namespace, worker.name, spec, *each) for each in pod.volumes.items()]
     if volumes:
         result["volume"] = volumes
-    _put(result, "ephemeral-storage", _file_system(_ephemeral(pod, spec, images)))
+    _put(result, "ephemeral-storage", _file_system(_ephemeral(pod, spec, node)))
     if pod.total.usage.processes is not None:
         result["process_stats"] = {"process_count": pod.total.usage.processes}
     return result
@@ -159,20 +158,21 @@ def _layer(each: usage.ContainerReading, images: FileSystem | None) -> FileSyste
     return around.with_used(used.filesystem, used.inodes)
 
 
-def _ephemeral(pod: usage.PodReading, spec: Object, images: FileSystem | None) -> FileSystem | None:
-    """What a pod takes up that goes away with it: layers, logs, and volumes of its own."""
-    persistent = {
+def _ephemeral(pod: usage.PodReading, spec: Object, node: usage.NodeReading) -> FileSystem | None:
+    """What a pod takes up of the node's disk that goes away with it: layers, logs, volumes."""
+    local = {
         volume["name"]
         for volume in spec.get("volumes") or ()
-        if any(kind in volume for kind in _PERSISTENT)
+        if "configMap" in volume
+        or ("emptyDir" in volume and not (volume["emptyDir"] or {}).get("medium"))
     }
-    parts = [_layer(each, images) for each in pod.containers]
+    parts = [_layer(each, node.images) for each in pod.containers]
     parts += [each.logs for each in pod.containers]
-    parts += [found for name, found in pod.volumes.items() if name not in persistent]
+    parts += [found for name, found in pod.volumes.items() if name in local]
     known = [part for part in parts if part is not None]
     if not known:
         return None
-    return known[0].with_used(
+    return (node.root or known[0]).with_used(
         sum(part.used or 0 for part in known), sum(part.inodes_used or 0 for part in known)
     )
 

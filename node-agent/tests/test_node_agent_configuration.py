@@ -8,7 +8,16 @@ import textwrap
 import click.testing
 import pytest
 
-from whipstaff.node_agent import command, configuration, loading, nodes, provider
+from whipstaff.node_agent import (
+    app,
+    command,
+    configuration,
+    images,
+    loading,
+    machine,
+    nodes,
+    provider,
+)
 from whipstaff.runtime import errors
 
 HEAD = "apiVersion: whipstaff.io/v1alpha1\nkind: NodeAgentConfiguration\n"
@@ -26,8 +35,19 @@ def file(tmp_path: pathlib.Path):  # noqa: ANN201
 
 def test_without_a_file_there_are_defaults() -> None:
     settings = configuration.load(None)
-    assert settings.capacity["cpu"] == "32"
+    plan = app.Plan(("node-1",), settings, ("10.0.0.1",))
+    assert plan.template().capacity == configuration.DEFAULT_CAPACITY
     assert settings.timing.lease_duration == 40
+
+
+def test_a_node_on_this_machine_has_what_the_machine_has() -> None:
+    settings = configuration.Settings(capacity={"example.com/gpu": "4"})
+    plan = app.Plan(("node-1",), settings, ("10.0.0.1",))
+    real = machine.read("/")
+    capacity = plan.template(real).capacity
+    assert capacity["cpu"] == str(real.cpus)
+    assert capacity["pods"] == "110"
+    assert capacity["example.com/gpu"] == "4"
 
 
 def test_everything_can_be_said(file) -> None:  # noqa: ANN001
@@ -44,10 +64,16 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
         events: {qps: 5, burst: 7}
         statusWriters: 8
         provider: {jobSeconds: 9}
+        cgroups: {root: /nodes/a, driver: systemd}
+        podLogsDir: /srv/logs
+        resolvConf: /run/resolv.conf
+        images: {maxParallelPulls: 2, registryPullQPS: 1, registryBurst: 3}
         """)
     )
-    assert settings.capacity["cpu"] == "8"
-    assert settings.capacity["memory"] == "256Gi"
+    assert settings.capacity == {"cpu": "8", "pods": "250", "example.com/gpu": "4"}
+    assert (settings.cgroup_root, settings.cgroup_driver) == ("/nodes/a", "systemd")
+    assert (settings.pod_logs, settings.resolv_conf) == ("/srv/logs", "/run/resolv.conf")
+    assert settings.pulls == images.Limits(parallel=2, qps=1, burst=3)
     assert settings.pods_per_node == 250
     assert settings.labels == {"disk": ["ssd"], "topology.kubernetes.io/zone": ["a", "b"]}
     assert (settings.event_qps, settings.event_burst, settings.status_writers) == (5, 7, 8)
@@ -72,6 +98,8 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
         ("heartbeats: {leaseDurationSeconds: 0}", "heartbeats.leaseDurationSeconds: 0 is not"),
         ("heartbeats: {renewIntervalSeconds: 50}", "must be less than leaseDurationSeconds (40)"),
         ("events: {qps: true}", "events.qps: True is not a number"),
+        ("cgroups: {driver: docker}", "cgroups.driver: 'docker' is neither cgroupfs nor systemd"),
+        ("images: {maxParallelPulls: -1}", "images.maxParallelPulls: -1 is not a number from 0"),
         ("statusWriters: none", "statusWriters: 'none' is not a number from 1 up"),
         ("- 1", "agent.yaml: "),
         ("a: [", "agent.yaml: "),
@@ -132,7 +160,6 @@ def invoke(*arguments: str) -> click.testing.Result:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--provider", "cri"), "--provider cri: not built yet; use simulated"),
         (("--provider", "docker"), "--provider docker: must be cri, simulated or MODULE:ATTRIBUTE"),
         (("--provider", "nosuchmodule:x"), "nosuchmodule can't be imported: ModuleNotFoundError"),
         (("--provider", "json:nope"), "--provider json:nope: module json has no nope"),

@@ -5,20 +5,28 @@ taken up, and from there on everything happens by news. When the agent is stoppe
 are due are still written and nothing else is touched: containers go on running, Leases run out by
 themselves, and the next agent finds everything as it was.
 
-Runs all loops of the agent; owns their tasks. Answers to ``pkg/kubelet/kubelet.go`` (Run).
+On a provider whose containers run on this machine the agent also makes what they need there
+(`hosting`). Runs all loops of the agent; owns their tasks. Answers to Run in
+``pkg/kubelet/kubelet.go``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from whipstaff.node_agent import (
+    cgroups,
     execution,
     heartbeats,
+    hosting,
+    images,
     lifecycle,
+    machine,
     nodes,
+    pod_events,
     provider,
     records,
     reports,
@@ -45,11 +53,21 @@ class Settings:
         template: what its nodes have in common.
         timing: of its heartbeats.
         status_writers: statuses being written at a time, at most.
+        pulls: how images are pulled.
+        hosting: how pods live on this machine; None where they live elsewhere.
+        groups: the cgroups of pods, with `hosting`.
+        machine: this machine, with `hosting`.
+        configuration: what ``/configz`` shows.
     """
 
     template: nodes.Template
     timing: heartbeats.Timing = field(default_factory=heartbeats.Timing)
     status_writers: int = 64
+    pulls: images.Limits = field(default_factory=images.Limits)
+    hosting: hosting.Settings | None = None
+    groups: cgroups.Manager | None = None
+    machine: machine.Machine | None = None
+    configuration: Object | None = None
 
 
 class Agent:
@@ -70,7 +88,7 @@ class Agent:
         api: client.Client,
         beat_api: client.Client,
         runtime: provider.Provider,
-        recorder: execution.Recorder,
+        recorder: pod_events.Recorder,
         node_names: tuple[str, ...],
         settings: Settings,
         line: timeline.Timeline,
@@ -78,9 +96,19 @@ class Agent:
         self.nodes: Mapping[str, nodes.Node] = nodes.make(node_names, settings.template)
         self.runtime = runtime
         self.reporter = reports.Reporter(api, line, settings.status_writers)
+        events = pod_events.PodEvents(recorder)
+        self.host = self._make_host(api, settings, events, line)
+        pictures = images.Images(
+            runtime,
+            line.clock,
+            self.host.references if self.host is not None else None,
+            settings.pulls,
+        )
+        executor = execution.Executor(runtime, events, line, pictures, self.host)
         context = lifecycle.Context(runtime.name, tuple(settings.template.addresses))
-        executor = execution.Executor(runtime, recorder, line)
-        self.crew = workers.Workers(runtime, executor, self.reporter, line, context)
+        self.crew = workers.Workers(
+            runtime, executor, events, self.reporter, line, context, self.host
+        )
         self.heartbeats = heartbeats.Heartbeats(
             beat_api,
             runtime,
@@ -101,13 +129,7 @@ class Agent:
         Raises:
             Exception: whatever ended one of the loops.
         """
-        loops = [
-            asyncio.create_task(self.heartbeats.run(), name="heartbeats"),
-            asyncio.create_task(self._node_informer.run(), name="nodes"),
-            asyncio.create_task(self.source.informer.run(), name="pods"),
-            asyncio.create_task(self.reporter.run(), name="reports"),
-            asyncio.create_task(self._work(), name="workers"),
-        ]
+        loops = [asyncio.create_task(run, name=name) for name, run in self._loops().items()]
         try:
             ended, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for loop in ended:
@@ -120,6 +142,18 @@ class Agent:
             await asyncio.gather(*loops, return_exceptions=True)
             await self.runtime.close()
             self._line.close()
+
+    def _loops(self) -> dict[str, Coroutine[Any, Any, None]]:
+        loops = {
+            "heartbeats": self.heartbeats.run(),
+            "nodes": self._node_informer.run(),
+            "pods": self.source.informer.run(),
+            "reports": self.reporter.run(),
+            "workers": self._work(),
+        }
+        if self.host is not None:
+            loops["host"] = self.host.run()
+        return loops
 
     async def ready(self) -> None:
         """Wait until every node is registered and every pod that was there is taken over."""
@@ -165,8 +199,13 @@ class Agent:
         return len(self.crew), sandboxes, states
 
     async def _work(self) -> None:
+        if self.host is not None:
+            await self.host.start()
         await self.source.informer.synced.wait()
-        self.source.take_over(await self._found())
+        found = await self._found()
+        self.source.take_over(found)
+        if self.host is not None:
+            await self.host.sweep(worker.uid for worker in self.crew)
         await self.crew.follow()
 
     async def _found(self) -> dict[str, provider.RuntimePod]:
@@ -177,6 +216,35 @@ class Agent:
             except provider.ProviderError as error:
                 _log.warning("the runtime can't say what runs", error=str(error))
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    def _make_host(
+        self,
+        api: client.Client,
+        settings: Settings,
+        events: pod_events.PodEvents,
+        line: timeline.Timeline,
+    ) -> hosting.Host | None:
+        if settings.hosting is None or settings.groups is None:
+            return None
+        (node,) = self.nodes.values()
+        return hosting.Host(
+            settings.hosting,
+            api,
+            self.runtime,
+            settings.groups,
+            node,
+            events,
+            line,
+            settings.template.addresses,
+            referred=self._referred,
+            probed=self._probed,
+        )
+
+    def _referred(self, uid: str) -> None:
+        self.crew.referred(uid)
+
+    def _probed(self, uid: str) -> None:
+        self.crew.probed(uid)
 
     def _make_node_informer(self, api: client.Client) -> informer.Informer:
         only = next(iter(self.nodes)) if len(self.nodes) == 1 else None

@@ -8,23 +8,52 @@ it; statuses and events that are due are still written, and what runs goes on ru
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
+import pathlib
 import socket
 import urllib.parse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import prometheus_client
 
-from whipstaff.node_agent import agent, configuration, nodes, provider, server, timeline
+from whipstaff.node_agent import (
+    agent,
+    certificates,
+    configuration,
+    machine,
+    nodes,
+    provider,
+    server,
+    this_machine,
+    timeline,
+)
 from whipstaff.node_agent.providers import addresses, simulated
-from whipstaff.runtime import client, config, errors, events, preflight, resources
+from whipstaff.runtime import client, config, errors, events, preflight, resources, serving
 
 USER_AGENT = "whipstaff-node-agent"
 
 # Heartbeats give up on a request sooner than anything else: the next one is due.
 _BEAT_TIMEOUT = 10.0
 _API_CONNECTIONS_BESIDE_WRITERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which certificates the node asks the cluster for, and where they are kept."""
+
+    folder: pathlib.Path = pathlib.Path("pki")
+    client: bool = False
+    serving: bool = False
+
+    def client_store(self) -> certificates.Store:
+        """The files of the client certificate."""
+        return certificates.Store(self.folder, "kubelet-client")
+
+    def serving_store(self) -> certificates.Store:
+        """The files of the serving certificate."""
+        return certificates.Store(self.folder, "kubelet-server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +71,9 @@ class Plan:
     client_ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    cluster_dns: Sequence[str] = ()
+    cluster_domain: str = "cluster.local"
+    identity: Identity = field(default_factory=Identity)
 
     def provider_options(self) -> provider.Options:
         """What the provider is told."""
@@ -51,18 +83,25 @@ class Plan:
             pod_cidr=self.pod_cidr,
             pods_per_node=self.settings.pods_per_node,
             endpoint=self.endpoint,
+            machine_memory=machine.memory(),
             settings=self.settings.provider,
         )
 
-    def template(self) -> nodes.Template:
+    def template(self, real: machine.Machine | None = None) -> nodes.Template:
         """What the nodes have in common.
+
+        Args:
+            real: this machine, where its capacity is the node's.
 
         Raises:
             errors.ConfigurationError: the pod CIDR can't be divided.
         """
         settings = self.settings
+        usual = configuration.DEFAULT_CAPACITY
+        if real is not None:
+            usual = machine.capacity(real, settings.pods_per_node)
         return nodes.Template(
-            capacity=settings.capacity,
+            capacity={**usual, **settings.capacity},
             reserved=settings.reserved,
             labels=settings.labels,
             annotations=settings.annotations,
@@ -71,6 +110,7 @@ class Plan:
             addresses=self.addresses,
             port=self.port,
             pod_cidrs=self._pod_cidrs(),
+            info=machine.info(real) if real is not None else {},
         )
 
     def _pod_cidrs(self) -> dict[str, Sequence[str]]:
@@ -113,37 +153,107 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
             burst=plan.settings.event_burst,
         )
         line = runtime.line if isinstance(runtime, simulated.Provider) else timeline.Timeline()
-        settings = agent.Settings(plan.template(), plan.settings.timing, writers)
+        settings = await this_machine.settings(plan, runtime)
         parts = agent.Agent(api, beat_api, runtime, recorder, plan.node_names, settings, line)
-        await _run(plan, parts, recorder, beat_api)
+        made = server.Gauges(parts)
+        prometheus_client.REGISTRY.register(made)
+        try:
+            await _run(
+                plan, parts, recorder, beat_api, this_machine.sources(plan, settings, parts.host)
+            )
+        finally:
+            prometheus_client.REGISTRY.unregister(made)
 
 
 async def _run(
-    plan: Plan, parts: agent.Agent, recorder: events.Recorder, api: client.Client
+    plan: Plan,
+    parts: agent.Agent,
+    recorder: events.Recorder,
+    api: client.Client,
+    sources: server.Sources,
 ) -> None:
-    gauges = server.Gauges(parts)
-    prometheus_client.REGISTRY.register(gauges)
-    serving = None
-    if plan.port:
-        serving = server.make(
-            parts,
-            api,
-            bind_address=plan.bind_address,
-            port=plan.port,
-            client_ca=plan.client_ca,
-            certificate=plan.certificate,
-            key=plan.key,
-        )
-        await serving.start()
-    telling = asyncio.create_task(recorder.run(), name="events")
+    rotations = _rotations(plan, api)
+    helpers = [asyncio.create_task(recorder.run(), name="events")]
+    helpers += [asyncio.create_task(rotation.run()) for rotation in rotations.values()]
+    served = None
+    if plan.port and "serving" in rotations:
+        pem = str(plan.identity.serving_store().current)
+        later = functools.partial(_server, plan, parts, api, sources, pem, pem)
+        helpers.append(asyncio.create_task(_serve_later(later, rotations["serving"])))
+    elif plan.port:
+        served = _server(plan, parts, api, sources, plan.certificate, plan.key)
+        await served.start()
     try:
         await parts.run()
     finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
-        if serving is not None:
-            await serving.stop()
-        prometheus_client.REGISTRY.unregister(gauges)
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        if served is not None:
+            await served.stop()
+
+
+def _server(
+    plan: Plan,
+    parts: agent.Agent,
+    api: client.Client,
+    sources: server.Sources,
+    certificate: str | None,
+    key: str | None,
+) -> serving.Server:
+    return server.make(
+        parts,
+        api,
+        bind_address=plan.bind_address,
+        port=plan.port,
+        client_ca=plan.client_ca,
+        certificate=certificate,
+        key=key,
+        sources=sources,
+    )
+
+
+async def _serve_later(make: Callable[[], serving.Server], rotation: certificates.Rotation) -> None:
+    """Serve as soon as somebody has approved the request for a certificate."""
+    await rotation.issued.wait()
+    async with make():
+        await asyncio.Event().wait()
+
+
+def _rotations(plan: Plan, api: client.Client) -> dict[str, certificates.Rotation]:
+    """What keeps the node's certificates valid."""
+    name, identity = plan.node_names[0], plan.identity
+    found = {}
+    if identity.client:
+        request = certificates.Request(certificates.CLIENT_SIGNER, name)
+        found["client"] = certificates.Rotation(api, identity.client_store(), lambda: request)
+    if identity.serving:
+        found["serving"] = certificates.Rotation(
+            api,
+            identity.serving_store(),
+            lambda: certificates.serving_request(name, plan.addresses),
+        )
+    return found
+
+
+async def bootstrap(
+    identity: Identity, kubeconfig: str, bootstrap_kubeconfig: str, node_name: str
+) -> None:
+    """Get the node its first certificate, unless it has one that is valid.
+
+    Raises:
+        errors.StartupError: it can't be got.
+    """
+    try:
+        await certificates.bootstrap(
+            pathlib.Path(kubeconfig),
+            pathlib.Path(bootstrap_kubeconfig),
+            identity.client_store(),
+            node_name,
+            USER_AGENT,
+        )
+    except certificates.RefusedError as error:
+        raise errors.StartupError(f"no certificate for the node: {error}") from error
 
 
 def access(node_names: Sequence[str]) -> list[preflight.Access]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import pathlib
 import re
 import socket
 
@@ -95,13 +96,36 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option(
     "--container-runtime-endpoint", default="", metavar="URL", help="The CRI socket (cri)."
 )
-@click.option("--cluster-dns", default="", metavar="IP", help="DNS server of the pods (cri).")
+@click.option("--cluster-dns", default="", metavar="IP[,IP]", help="DNS servers of the pods (cri).")
 @click.option(
     "--cluster-domain",
     default="cluster.local",
     show_default=True,
     metavar="DOMAIN",
     help="DNS domain of the cluster (cri).",
+)
+@click.option(
+    "--bootstrap-kubeconfig",
+    type=_FILE,
+    help="Where --kubeconfig has no valid certificate: a kubeconfig with a bootstrap token, with "
+    "which one is requested and --kubeconfig written.",
+)
+@click.option(
+    "--cert-dir",
+    metavar="DIR",
+    help="Where requested certificates are kept. [default: pki in --root-dir]",
+)
+@click.option(
+    "--rotate-certificates",
+    cls=flags.Boolean,
+    default=False,
+    help="Request a new client certificate when the one in --cert-dir nears its end.",
+)
+@click.option(
+    "--rotate-server-certificates",
+    cls=flags.Boolean,
+    default=False,
+    help="Serve with a certificate that the cluster signs; somebody must approve its requests.",
 )
 @flags.logging_options
 def command(
@@ -123,9 +147,12 @@ def command(
     container_runtime_endpoint: str,
     cluster_dns: str,
     cluster_domain: str,
+    bootstrap_kubeconfig: str | None,
+    cert_dir: str | None,
+    rotate_certificates: bool,
+    rotate_server_certificates: bool,
 ) -> None:
     """Be one or many nodes: run the pods that are bound to them through a provider."""
-    del cluster_dns, cluster_domain
     settings = configuration.load(config_file)
     settings = dataclasses.replace(
         settings,
@@ -138,6 +165,21 @@ def command(
         )
     make_provider = loading.find(provider_name)
     names = _names(node_name, count)
+    identity = app.Identity(
+        folder=pathlib.Path(cert_dir or f"{root_dir}/pki"),
+        client=rotate_certificates or bootstrap_kubeconfig is not None,
+        serving=rotate_server_certificates,
+    )
+    if (identity.client or identity.serving) and len(names) > 1:
+        raise errors.ConfigurationError(
+            f"--nodes: {len(names)} nodes can't share one node's certificate"
+        )
+    if bootstrap_kubeconfig is not None:
+        if kubeconfig is None:
+            raise errors.ConfigurationError(
+                "--bootstrap-kubeconfig needs --kubeconfig: the file to write"
+            )
+        commands.run(lambda: app.bootstrap(identity, kubeconfig, bootstrap_kubeconfig, names[0]))
     connection = config.load(kubeconfig)
     addresses = _addresses(node_ip) or [app.own_address(connection.server)]
     plan = app.Plan(
@@ -152,6 +194,12 @@ def command(
         client_ca=client_ca_file,
         certificate=tls_cert_file,
         key=tls_private_key_file,
+        cluster_dns=[
+            str(_address("--cluster-dns", part.strip()))
+            for part in filter(None, cluster_dns.split(","))
+        ],
+        cluster_domain=cluster_domain,
+        identity=identity,
     )
     runtime = make_provider(plan.provider_options())
     commands.run(lambda: app.run(plan, runtime, connection))

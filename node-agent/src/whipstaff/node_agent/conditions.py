@@ -1,7 +1,7 @@
 """The conditions of a pod that belong to the node: ready to start, initialized, ready, scheduled.
 
-Pure. Answers to ``pkg/kubelet/status/generate.go`` and to the lists of owned conditions in
-``pkg/kubelet/types/pod_status.go``. Every condition carries ``observedGeneration``; a condition
+Pure. Answers to ``pkg/kubelet/status/generate.go`` and to the lists of owned and shared conditions
+in ``pkg/kubelet/types/pod_status.go``. Every condition carries ``observedGeneration``; a condition
 that keeps its status keeps its ``lastTransitionTime``. Leaves out AllContainersRestarting and the
 two of in-place resize.
 """
@@ -21,7 +21,11 @@ READY = "Ready"
 CONTAINERS_READY = "ContainersReady"
 SCHEDULED = "PodScheduled"
 
+DISRUPTION = "DisruptionTarget"
+
 OWNED = frozenset({READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED})
+
+_BY_NODE = "TerminationByKubelet"
 
 
 def generate(
@@ -31,6 +35,7 @@ def generate(
     phase: str,
     old: Iterable[Object],
     now: float,
+    disruption: str = "",
 ) -> list[Object]:
     """The whole list: the conditions of others as they are, then the node's own, in its order.
 
@@ -41,8 +46,10 @@ def generate(
         phase: the phase that goes with them.
         old: the conditions last generated, for the times of their transitions.
         now: seconds since the epoch.
+        disruption: why the node ended the pod for its own sake; empty where it didn't.
     """
-    others = [c for c in pod.get("status", {}).get("conditions") or () if c["type"] not in OWNED]
+    foreign = frozenset(OWNED | {DISRUPTION}) if disruption else OWNED
+    others = [c for c in pod.get("status", {}).get("conditions") or () if c["type"] not in foreign]
     before = {condition["type"]: condition for condition in old}
     containers_ready = _containers_ready(pod["spec"], statuses, phase)
     own = [
@@ -52,10 +59,22 @@ def generate(
         (CONTAINERS_READY, containers_ready),
         (SCHEDULED, _verdict(True)),
     ]
+    if disruption:
+        own.append((DISRUPTION, _verdict(True, _BY_NODE, disruption)))
     generation = pod["metadata"].get("generation", 0)
     return others + [
         _condition(kind, verdict, before.get(kind), generation, now) for kind, verdict in own
     ]
+
+
+def owned(conditions: Iterable[Object]) -> frozenset[str]:
+    """The types of conditions in a status that are the node's to write.
+
+    DisruptionTarget is, where the node gave it; others give it, too.
+    """
+    if any(c["type"] == DISRUPTION and c.get("reason") == _BY_NODE for c in conditions):
+        return OWNED | {DISRUPTION}
+    return OWNED
 
 
 def needs_sandbox(runtime: provider.RuntimePod) -> bool:

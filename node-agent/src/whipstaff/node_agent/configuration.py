@@ -16,6 +16,11 @@ field, before anything starts. A file looks like this; every field may be left o
     events: {qps: 50, burst: 100}
     statusWriters: 64             # statuses being written at a time
     provider: {jobSeconds: 1}     # the provider's own settings
+    # Where containers run on this machine (cri):
+    cgroups: {root: "", driver: cgroupfs}    # cgroupfs or systemd; default: what the runtime says
+    podLogsDir: /var/log/pods
+    resolvConf: /etc/resolv.conf
+    images: {maxParallelPulls: 0, registryPullQPS: 5, registryBurst: 10}   # 0: no limit
 
 Answers to the few parts of ``KubeletConfiguration`` that mean something to every provider; leaves
 out the rest of it.
@@ -31,7 +36,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from whipstaff.node_agent import heartbeats
+from whipstaff.node_agent import heartbeats, images
 from whipstaff.runtime import errors, quantities, selectors
 
 API_VERSION = "whipstaff.io/v1alpha1"
@@ -46,11 +51,26 @@ DEFAULT_CAPACITY: Mapping[str, str] = {
 
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _FIELDS = {
-    "": ("apiVersion", "kind", "nodes", "heartbeats", "events", "statusWriters", "provider"),
+    "": (
+        "apiVersion",
+        "kind",
+        "nodes",
+        "heartbeats",
+        "events",
+        "statusWriters",
+        "provider",
+        "cgroups",
+        "images",
+        "podLogsDir",
+        "resolvConf",
+    ),
     "nodes": ("capacity", "reserved", "labels", "annotations", "taints", "providerID"),
     "heartbeats": ("leaseDurationSeconds", "renewIntervalSeconds", "statusReportSeconds"),
     "events": ("qps", "burst"),
+    "cgroups": ("root", "driver"),
+    "images": ("maxParallelPulls", "registryPullQPS", "registryBurst"),
 }
+_DRIVERS = ("", "cgroupfs", "systemd")
 
 _T = TypeVar("_T")
 
@@ -60,16 +80,22 @@ class Settings:
     """What configuration file and flags say together.
 
     Attributes:
-        capacity, reserved: quantities by resource name.
+        capacity: quantities by resource name, over the node's usual ones.
+        reserved: quantities by resource name.
         labels: values by key, dealt out to the nodes in turn.
         annotations, taints, provider_id: of every node.
         timing: of the heartbeats.
         event_qps, event_burst: how many events are written, on average and at once.
         status_writers: statuses being written at a time, at most.
         provider: the provider's own settings.
+        cgroup_root: the cgroup that all pods are in, empty for the root.
+        cgroup_driver: ``cgroupfs`` or ``systemd``; empty for what the runtime says.
+        pulls: how images are pulled.
+        pod_logs: the directory of the pods' logs.
+        resolv_conf: the file with the node's own DNS settings.
     """
 
-    capacity: Mapping[str, str] = field(default_factory=lambda: DEFAULT_CAPACITY)
+    capacity: Mapping[str, str] = field(default_factory=dict)
     reserved: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -80,11 +106,16 @@ class Settings:
     event_burst: int = 100
     status_writers: int = 64
     provider: Mapping[str, Any] = field(default_factory=dict)
+    cgroup_root: str = ""
+    cgroup_driver: str = ""
+    pulls: images.Limits = field(default_factory=images.Limits)
+    pod_logs: str = "/var/log/pods"
+    resolv_conf: str = "/etc/resolv.conf"
 
     @property
     def pods_per_node(self) -> int:
         """How many pods fit on a node."""
-        return quantities.value(self.capacity.get("pods", "0"))
+        return quantities.value(self.capacity.get("pods", DEFAULT_CAPACITY["pods"]))
 
 
 def load(path: str | None) -> Settings:
@@ -152,10 +183,12 @@ class _Reader:
         beats = self._mapping(root.get("heartbeats"), "heartbeats")
         events = self._mapping(root.get("events"), "events")
         default = Settings()
-        capacity = {**DEFAULT_CAPACITY, **self._quantities(told, "capacity")}
+        groups = self._mapping(root.get("cgroups"), "cgroups")
+        pulls = self._mapping(root.get("images"), "images")
+        capacity = self._quantities(told, "capacity")
         return Settings(
             capacity=capacity,
-            reserved=self._reserved(told, capacity),
+            reserved=self._reserved(told, {**DEFAULT_CAPACITY, **capacity}),
             labels=self._labels(told),
             annotations=self._strings(told, "nodes.annotations"),
             taints=self._taints(told),
@@ -165,7 +198,22 @@ class _Reader:
             event_burst=int(self._number(events, "events.burst", default.event_burst, 1)),
             status_writers=int(self._number(root, "statusWriters", default.status_writers, 1)),
             provider=self._mapping(root.get("provider"), "provider"),
+            cgroup_root=self._string(groups, "cgroups.root"),
+            cgroup_driver=self._driver(groups),
+            pulls=images.Limits(
+                parallel=int(self._number(pulls, "images.maxParallelPulls", 0, 0)),
+                qps=self._number(pulls, "images.registryPullQPS", default.pulls.qps, 0),
+                burst=int(self._number(pulls, "images.registryBurst", default.pulls.burst, 1)),
+            ),
+            pod_logs=self._string(root, "podLogsDir") or default.pod_logs,
+            resolv_conf=self._string(root, "resolvConf") or default.resolv_conf,
         )
+
+    def _driver(self, groups: Mapping[str, Any]) -> str:
+        driver = self._string(groups, "cgroups.driver")
+        if driver not in _DRIVERS:
+            raise self._error("cgroups.driver", f"{driver!r} is neither cgroupfs nor systemd")
+        return driver
 
     def _timing(self, beats: Mapping[str, Any]) -> heartbeats.Timing:
         usual = heartbeats.Timing()

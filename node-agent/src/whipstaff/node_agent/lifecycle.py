@@ -126,7 +126,10 @@ def decide(pod: Object, life: Life, context: Context, now: float) -> Decision:
             if decision is not None:
                 return decision
         stage = Stage.TERMINATING
-    grace = effective_grace(pod, life.grace)
+    limit = life.grace
+    if limit is None and verdict is not None:
+        limit = verdict.grace
+    grace = effective_grace(pod, limit)
     if stage is Stage.TERMINATING and _may_run(life.runtime):
         status = statuses.generate(pod, observed, old, now)
         held = statuses.hold_back(status, old)

@@ -1,8 +1,9 @@
 """Finding a provider by its name on the command line.
 
-``simulated`` comes with the agent; ``MODULE:ATTRIBUTE`` is a user's own, looked for where Python
-looks and in the working directory. What can't be found or made is a `ConfigurationError` that says
-which and why. Runs no loop and owns nothing; answers to no part of upstream.
+``cri`` and ``simulated`` come with the agent; ``MODULE:ATTRIBUTE`` is a user's own, looked for
+where Python looks and in the working directory. What can't be found or made is a
+`ConfigurationError` that says which and why. Runs no loop and owns nothing; answers to no part of
+upstream.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def find(name: str) -> Factory:
     if name == "simulated":
         return simulated.Provider
     if name == "cri":
-        raise errors.ConfigurationError(
-            "--provider cri: not built yet; use simulated, or a provider of your own"
-        )
+        # Imported here, because gRPC takes its time and its memory.
+        from whipstaff.node_agent.providers.cri import provider as cri  # noqa: PLC0415
+
+        return cri.Provider
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise errors.ConfigurationError(

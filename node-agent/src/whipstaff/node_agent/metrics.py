@@ -8,6 +8,10 @@ containers) is made when it is asked for, by `server.Gauges`.
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+
 import prometheus_client
 
 _STARTUP = (0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900)
@@ -67,3 +71,16 @@ status_writes = prometheus_client.Counter(
 lease_renewals = prometheus_client.Counter(
     "whipstaff_node_agent_lease_renewals", "Leases renewed", ["result"]
 )
+
+
+@contextlib.contextmanager
+def timed(verb: str) -> Iterator[None]:
+    """Count a call of the provider, by the name that the CRI has for it."""
+    started = time.perf_counter()
+    try:
+        yield
+    except Exception:
+        runtime_operations_errors.labels(verb).inc()
+        raise
+    finally:
+        runtime_operations.labels(verb).observe(time.perf_counter() - started)

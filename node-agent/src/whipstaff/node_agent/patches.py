@@ -48,9 +48,7 @@ def pod_status(uid: str, api: Object, status: Object) -> Object | None:
         if old == new:
             continue
         if field in _POD_MERGE_KEYS:
-            _add_merged(
-                changes, field, _POD_MERGE_KEYS[field], _owned(field, old), _owned(field, new)
-            )
+            _add_merged(changes, field, _POD_MERGE_KEYS[field], *_owned(field, old, new))
         else:
             changes[field] = new
     return {"metadata": {"uid": uid}, "status": changes} if changes else None
@@ -59,9 +57,7 @@ def pod_status(uid: str, api: Object, status: Object) -> Object | None:
 def differs(api: Object, status: Object) -> bool:
     """Whether `pod_status` would have something to say."""
     return any(
-        old != new and _owned(field, old) != _owned(field, new)
-        if field in _POD_MERGE_KEYS
-        else old != new
+        old != new and _differ(*_owned(field, old, new)) if field in _POD_MERGE_KEYS else old != new
         for field, old, new in ((f, api.get(f), status.get(f)) for f in _POD_FIELDS)
     )
 
@@ -86,11 +82,22 @@ def node_status(api: Object, status: Object) -> Object | None:
     return {"status": changes} if changes else None
 
 
-def _owned(field: str, items: Iterable[Object] | None) -> list[Object]:
-    found = list(items or ())
-    if field == "conditions":
-        return [item for item in found if item["type"] in conditions.OWNED]
-    return found
+def _owned(
+    field: str, old: Iterable[Object] | None, new: Iterable[Object] | None
+) -> tuple[list[Object], list[Object]]:
+    """What of a list before and after is the node's to write."""
+    before, after = list(old or ()), list(new or ())
+    if field != "conditions":
+        return before, after
+    kinds = conditions.owned(after)
+    return (
+        [item for item in before if item["type"] in kinds],
+        [item for item in after if item["type"] in kinds],
+    )
+
+
+def _differ(old: list[Object], new: list[Object]) -> bool:
+    return old != new
 
 
 def _add_merged(

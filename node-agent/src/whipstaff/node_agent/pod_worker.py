@@ -38,6 +38,8 @@ class Worker:
         dirty: there is news that no decision has seen.
         changed: the object changed in a way that the provider is to be told of.
         stale: the provider's news were lost, it must be asked what is there.
+        remount: its volumes may not be what its object and those that it refers to say.
+        cleaned: nothing is left of what this machine had made for it.
         busy: an operation is under way, which may be `interrupted`.
     """
 
@@ -62,6 +64,8 @@ class Worker:
     dirty: bool = False
     changed: bool = False
     stale: bool = False
+    remount: bool = True
+    cleaned: bool = True
     busy: bool = False
     interrupted: bool = False
     task: asyncio.Task[None] | None = None
@@ -125,7 +129,7 @@ class Worker:
 
     def may_be_deleted(self) -> bool:
         """Whether all is over for a pod that was deleted."""
-        if self.life.orphaned or self.life.stage is not Stage.TERMINATED:
+        if self.life.orphaned or self.life.stage is not Stage.TERMINATED or not self.cleaned:
             return False
         # Without any grace left nobody waits for us: the API removes it by itself.
         return self.deleted and self.grace_left != 0

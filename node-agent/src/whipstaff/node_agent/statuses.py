@@ -34,10 +34,17 @@ _LISTS: tuple[tuple[provider.Kind, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The node's word that a pod has failed whatever its containers do, e.g. past its deadline."""
+    """The node's word that a pod has failed whatever its containers do, e.g. past its deadline.
+
+    Attributes:
+        disruption: the node ended it for its own sake (eviction, shutdown), not by its own fault.
+        grace: seconds for stopping its containers; None for what its spec says.
+    """
 
     reason: str
     message: str
+    disruption: bool = False
+    grace: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,13 @@ def generate(
     status["qosClass"] = api.get("qosClass") or requirements.qos_class(spec)
     status["startTime"] = old.get("startTime") or texts.timestamp(now)
     status["conditions"] = conditions.generate(
-        pod, observed.runtime, by_name, status["phase"], old.get("conditions") or (), now
+        pod,
+        observed.runtime,
+        by_name,
+        status["phase"],
+        old.get("conditions") or (),
+        now,
+        _disruption(observed),
     )
     generation = pod["metadata"].get("generation", 0)
     if generation:
@@ -125,9 +138,20 @@ def finish(pod: Object, status: Object, observed: Observation, now: float) -> Ob
         return finished
     finished["phase"] = "Failed"
     finished["conditions"] = conditions.generate(
-        pod, observed.runtime, _by_name(finished), "Failed", status["conditions"], now
+        pod,
+        observed.runtime,
+        _by_name(finished),
+        "Failed",
+        status["conditions"],
+        now,
+        _disruption(observed),
     )
     return finished
+
+
+def _disruption(observed: Observation) -> str:
+    verdict = observed.verdict
+    return verdict.message if verdict is not None and verdict.disruption else ""
 
 
 def _add_phase(

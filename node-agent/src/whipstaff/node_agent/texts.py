@@ -64,3 +64,15 @@ def pod(obj: Object) -> str:
     """A pod's full name in messages: ``name_namespace(uid)``."""
     metadata = obj["metadata"]
     return f"{metadata['name']}_{metadata['namespace']}({metadata['uid']})"
+
+
+def log_folder(obj: Object) -> str:
+    """The name of the folder that a pod's logs are in: ``namespace_name_uid``."""
+    metadata = obj["metadata"]
+    return f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+
+
+def log_link(obj: Object, container: str, container_id: str) -> str:
+    """The name under which log collectors look for a container's log."""
+    metadata = obj["metadata"]
+    return f"{metadata['name']}_{metadata['namespace']}_{container}-{container_id}.log"

@@ -9,13 +9,13 @@ workers: the UID is the identity.
 
 Owns the workers (`pod_worker`) and what nodes have given to pods (`nodes.Node.usage`). Answers to
 ``pkg/kubelet/pod_workers.go`` and to HandlePodAdditions and its siblings in
-``pkg/kubelet/kubelet.go``. Leaves out volumes and cgroups, whose places are before the sandbox and
-after the last container.
+``pkg/kubelet/kubelet.go``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 
@@ -23,10 +23,12 @@ from whipstaff.node_agent import (
     admission,
     conditions,
     execution,
+    hosting,
     lifecycle,
     metrics,
     nodes,
     patches,
+    pod_events,
     pod_worker,
     provider,
     records,
@@ -35,6 +37,7 @@ from whipstaff.node_agent import (
     steps,
     texts,
     timeline,
+    volumes,
 )
 from whipstaff.runtime import logs, objects
 
@@ -56,21 +59,27 @@ class Workers:
     Args:
         runtime: the provider.
         executor: carries operations out.
+        events: for what pods' owners are told.
         reporter: writes statuses.
         line: wakes workers up.
         context: of the statuses: the provider's name, the nodes' addresses.
+        host: what pods on this machine need; None for a provider that has them elsewhere.
     """
 
     def __init__(
         self,
         runtime: provider.Provider,
         executor: execution.Executor,
+        events: pod_events.PodEvents,
         reporter: reports.Reporter,
         line: timeline.Timeline,
         context: lifecycle.Context,
+        host: hosting.Host | None = None,
     ) -> None:
         self._runtime = runtime
         self._executor = executor
+        self._events = events
+        self._host = host
         self._reporter = reporter
         self._line = line
         self._context = context
@@ -109,10 +118,13 @@ class Workers:
             name=metadata["name"],
             node=node,
             packed=packed,
-            life=lifecycle.Life(self._assumed(runtime)),
+            life=lifecycle.Life(self._executor.judged(runtime)),
             wake=self.wake,
             seen_at=self._line.clock(),
+            cleaned=self._host is None,
         )
+        if self._host is not None:
+            self._host.adopt(runtime)
         worker.take(record)
         worker.note(pod)
         worker.changed = False
@@ -135,7 +147,7 @@ class Workers:
         life = lifecycle.Life(found, orphaned=True)
         worker = Worker(
             found.uid, found.namespace, found.name, node, packed, life, self.wake,
-            self._line.clock(), admitted=True,
+            self._line.clock(), admitted=True, cleaned=self._host is None,
         )  # fmt: skip
         self._workers[found.uid] = worker
         self.wake(worker)
@@ -160,6 +172,20 @@ class Workers:
         worker.life.status = None
         self.wake(worker)
 
+    def referred(self, uid: str) -> None:
+        """Something that a pod refers to has changed: what failed for it may be possible now."""
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.remount = True
+            worker.life.errors.clear()
+            self.wake(worker)
+
+    def probed(self, uid: str) -> None:
+        """A probe of one of a pod's containers has news."""
+        worker = self._workers.get(uid)
+        if worker is not None:
+            self.wake(worker)
+
     def get(self, uid: str) -> Worker | None:
         """A pod's worker."""
         return self._workers.get(uid)
@@ -183,7 +209,7 @@ class Workers:
                 continue
             known = runtime = worker.life.runtime
             if event.container is not None:
-                runtime = runtime.with_container(self._assumed_run(event.container))
+                runtime = runtime.with_container(self._executor.judged_run(event.container))
             if event.sandbox is not None:
                 runtime = runtime.with_sandbox(event.sandbox)
             if event.container is None and event.sandbox is None:
@@ -268,37 +294,94 @@ class Workers:
         known = worker.life.runtime
         there = await self._runtime.list(worker.uid)
         found = there[0] if there else dataclasses.replace(known, sandboxes=(), containers=())
-        worker.life.runtime = self._assumed(found).not_before(known)
+        worker.life.runtime = self._executor.judged(found).not_before(known)
 
     async def _decide(self, worker: Worker) -> None:
         life = worker.life
-        if life.stage is Stage.TERMINATED and (life.orphaned or worker.settled):
+        over = life.stage is Stage.TERMINATED and worker.cleaned
+        if over and (life.orphaned or worker.settled):
             await self._settle(worker)
             return
         pod = worker.load()
         if worker.changed:
             worker.changed = False
+            worker.remount = True
             self._runtime.refresh(pod)
             self._claim_again(worker, pod)
         if not (worker.admitted or life.orphaned or self._admit(worker, pod)):
             return
         now = self._line.clock()
+        life.runtime = self._executor.judged(life.runtime)
         decision = lifecycle.decide(pod, life, self._context, now)
         if decision.verdict is not None and life.verdict is None:
-            self._executor.report(pod, "Normal", decision.verdict.reason, decision.verdict.message)
+            self._events.report(pod, "Normal", decision.verdict.reason, decision.verdict.message)
         life.verdict = decision.verdict
         life.stage = decision.stage
         life.grace = decision.grace
         if not life.orphaned:
             self._publish(worker, pod, decision.status, now)
-        elif decision.finished:
-            await self._settle(worker)
-            return
         if decision.finished:
-            self._release(worker)
-            worker.settled = life.status is None
-        await self._execute(worker, pod, decision.operations)
-        self._wake_at(worker, decision.wake_at)
+            await self._finish(worker)
+            return
+        self._wake_at(worker, await self._carry_out(worker, pod, decision))
+
+    async def _carry_out(
+        self, worker: Worker, pod: Object, decision: lifecycle.Decision
+    ) -> float | None:
+        """Do what was decided; returns when to decide again without news."""
+        if self._host is None:
+            await self._execute(worker, pod, decision.operations)
+            return decision.wake_at
+        life = worker.life
+        terminating = decision.stage is not Stage.SYNC
+        self._host.watch(pod, life.runtime, terminating=terminating)
+        operations = decision.operations
+        due = [decision.wake_at]
+        if not terminating and life.runtime.sandbox is not None:
+            with _busy(worker):
+                trouble = await self._remount(worker, pod, self._host)
+            if trouble is not None:
+                due.append(self._line.clock() + trouble.retry_in)
+            if trouble is not None and trouble.missing:
+                # Nothing starts on volumes that aren't there.
+                operations = [o for o in operations if not isinstance(o, steps.StartContainer)]
+            due.append(self._host.refresh_at(worker.uid))
+        await self._execute(worker, pod, operations)
+        return min((when for when in due if when is not None), default=None)
+
+    async def _remount(
+        self, worker: Worker, pod: Object, host: hosting.Host
+    ) -> hosting.UnpreparedError | None:
+        """Bring a pod's volumes up to date if they may not be; what kept them from it."""
+        due = host.refresh_at(worker.uid)
+        if not worker.remount and (due is None or due > self._line.clock()):
+            return None
+        worker.remount = False
+        try:
+            await host.mount(pod, host.pod_ips(pod, worker.life.runtime.sandbox))
+        except hosting.UnpreparedError as error:
+            worker.remount = True
+            for note in error.notes:
+                self._events.report(pod, "Warning", error.reason, note)
+            return error
+        return None
+
+    async def _finish(self, worker: Worker) -> None:
+        """Nothing runs any more: give back what the pod held, and let the API forget it."""
+        self._release(worker)
+        if self._host is not None and not worker.cleaned:
+            try:
+                await self._host.tear_down(worker.uid)
+            except (volumes.VolumeError, OSError) as error:
+                _log.warning("a pod can't be cleaned up", pod=worker.key, error=str(error))
+                self._wake_at(worker, self._line.clock() + _AFTER_MISTAKE)
+                return
+            worker.cleaned = True
+        worker.settled = worker.life.status is None
+        if worker.life.orphaned:
+            await self._settle(worker)
+        elif worker.may_be_deleted():
+            self._reporter.put(worker)
 
     async def _execute(
         self, worker: Worker, pod: Object, operations: Iterable[lifecycle.Operation]
@@ -310,15 +393,12 @@ class Workers:
         """
         planned = list(operations)
         together = any(isinstance(operation, steps.StopContainer) for operation in planned)
-        worker.busy = True
-        try:
+        with _busy(worker):
             for operation in planned:
                 if await self._executor.execute(pod, worker.life, operation):
                     worker.dirty = True
                     if not together:
                         return
-        finally:
-            worker.busy = False
 
     def _admit(self, worker: Worker, pod: Object) -> bool:
         """Let the node have its say; False for a pod that may not run, or not yet."""
@@ -337,7 +417,7 @@ class Workers:
             return True
         _log.info("pod rejected", pod=worker.key, reason=rejection.reason)
         metrics.admission_rejections.labels(rejection.reason).inc()
-        self._executor.report(pod, "Warning", rejection.reason, rejection.message)
+        self._events.report(pod, "Warning", rejection.reason, rejection.message)
         worker.life.verdict = statuses.Verdict(rejection.reason, rejection.status_message)
         return True
 
@@ -376,7 +456,7 @@ class Workers:
                 self._reporter.put(worker)
             return
         self._release(worker)
-        await self._executor.remove(worker.life.runtime)
+        await self._executor.remove(worker.load(), worker.life.runtime)
         if worker.alarm is not None:
             worker.alarm.cancel()
         self._workers.pop(worker.uid, None)
@@ -388,15 +468,12 @@ class Workers:
         if when is not None and when != float("inf"):
             worker.alarm = self._line.at(when, self.wake, worker)
 
-    # Probes that nobody plays or makes are taken for passed.
 
-    def _assumed(self, runtime: provider.RuntimePod) -> provider.RuntimePod:
-        if self._runtime.plays_probes:
-            return runtime
-        runs = tuple(self._assumed_run(run) for run in runtime.containers)
-        return dataclasses.replace(runtime, containers=runs)
-
-    def _assumed_run(self, run: provider.RuntimeContainer) -> provider.RuntimeContainer:
-        if self._runtime.plays_probes or run.state is not provider.State.RUNNING:
-            return run
-        return dataclasses.replace(run, probes=execution.PASSED)
+@contextlib.contextmanager
+def _busy(worker: Worker) -> Iterator[None]:
+    """While this lasts, news that overtake what the worker does may interrupt it."""
+    worker.busy = True
+    try:
+        yield
+    finally:
+        worker.busy = False

@@ -55,6 +55,8 @@ def _tools(workshop: images.Workshop) -> images.Layer:
     return [
         *roots.busybox(workshop.environ),
         *packages.entries(folder),
+        # busybox' shell would rather run its own tools than those of the same name on PATH.
+        archives.Entry("bin/sh", link="bash"),
         archives.Entry("bin/nc", link="nc.openbsd"),
         archives.Entry("etc/passwd", (roots.USERS + _USERS).encode()),
         archives.Entry("etc/group", (roots.GROUPS + _GROUPS).encode()),

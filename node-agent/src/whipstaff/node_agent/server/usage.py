@@ -26,8 +26,6 @@ Worker = pod_worker.Worker
 
 # Scrapers come every ten seconds or more; some of them at the same time.
 _FRESH = 1.0
-# As upstream's volumeStatsAggPeriod: files of volumes are counted one by one.
-_VOLUMES_FRESH = 60.0
 _IMAGES_FRESH = 60.0
 
 _log = logs.get("node_agent.server")
@@ -40,9 +38,11 @@ class Sources:
     Attributes:
         machine: this machine, where it is the node.
         node_usage, pods_usage: what the machine uses, and of that all pods together.
-        pod_usage: what a pod's own cgroup uses, by UID; without it the sum of its containers.
+        pod_usage: what a pod's own cgroup uses, by UID; without it, what the provider says of its
+            sandbox, or the sum of its containers.
         cgroup: the path of a pod's cgroup, for the metrics that name it.
-        volumes: the file systems of a pod's volumes, by UID and then by the volume's name.
+        volumes: the file systems of a pod's volumes, by UID and then by the volume's name; whoever
+            gives them keeps them for a while.
         root_dir: a directory in the node's file system.
         configuration: what ``/configz`` shows: a KubeletConfiguration.
         probes: the metrics of ``/metrics/probes``.
@@ -155,7 +155,6 @@ class Readings:
         self._meters: dict[str, Meter] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._known: dict[tuple[str, bool], tuple[float, NodeReading]] = {}
-        self._volumes: dict[str, tuple[float, Mapping[str, FileSystem]]] = {}
         self._image_bytes = (-_IMAGES_FRESH, 0)
 
     async def read(self, node: str, *, files: bool) -> NodeReading:
@@ -241,7 +240,11 @@ class Readings:
             if run.id in usages
         ]
         network = usages.get(sandbox.id)
-        usage = group or _sum([one.reading.usage for one in each], time.time())
+        usage = group
+        if usage is None and network is not None and network.cpu_nanoseconds is not None:
+            usage = network
+        if usage is None:
+            usage = _sum([one.reading.usage for one in each], time.time())
         total = meter.read(worker.uid, usage, sandbox.created_at)
         return PodReading(worker, sandbox, total, network, each)
 
@@ -249,11 +252,6 @@ class Readings:
 
     async def _with_files(self, reading: NodeReading) -> NodeReading:
         pods = [await self._pod_with_files(pod) for pod in reading.pods]
-        self._volumes = {
-            uid: known
-            for uid, known in self._volumes.items()
-            if time.monotonic() - known[0] < 2 * _VOLUMES_FRESH
-        }
         root = images = None
         if self._sources.root_dir:
             root = await asyncio.to_thread(file_systems.read, self._sources.root_dir)
@@ -275,16 +273,11 @@ class Readings:
     async def _volumes_of(self, uid: str) -> Mapping[str, FileSystem]:
         if self._sources.volumes is None:
             return {}
-        at, known = self._volumes.get(uid, (0.0, None))
-        if known is not None and time.monotonic() - at < _VOLUMES_FRESH:
-            return known
         try:
-            found = await self._sources.volumes(uid)
+            return await self._sources.volumes(uid)
         except OSError as error:
             _log.info("volumes can't be measured", uid=uid, error=str(error))
-            found = {}
-        self._volumes[uid] = (time.monotonic(), found)
-        return found
+            return {}
 
     async def _bytes_of_images(self) -> int:
         at, size = self._image_bytes

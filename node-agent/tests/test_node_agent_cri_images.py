@@ -50,7 +50,7 @@ class Service(rpc.ImageServiceServicer):
             images=[
                 BUSYBOX,
                 pb.Image(id="sha256:3", size=9, username="www", pinned=True),
-                pb.Image(id="sha256:4", size=1),
+                pb.Image(id="sha256:4", size=1, repo_tags=["registry.k8s.io/pause:3"]),
             ]
         )
 
@@ -63,11 +63,20 @@ class Service(rpc.ImageServiceServicer):
         return pb.ImageFsInfoResponse(image_filesystems=[usage])
 
 
+class Runtime(rpc.RuntimeServiceServicer):
+    """A runtime that shows its configuration."""
+
+    async def Status(self, request: Any, context: Any) -> Any:  # noqa: N802
+        assert request.verbose
+        return pb.StatusResponse(info={"config": '{"sandboxImage": "registry.k8s.io/pause:3"}'})
+
+
 @pytest.fixture
 async def service(tmp_path: pathlib.Path) -> AsyncIterator[Service]:
     found = Service()
     server = aio.server()
     rpc.add_ImageServiceServicer_to_server(found, server)
+    rpc.add_RuntimeServiceServicer_to_server(Runtime(), server)
     server.add_insecure_port(f"unix://{tmp_path}/cri.sock")
     await server.start()
     yield found
@@ -162,7 +171,7 @@ async def test_images_tell_who_they_run_as(service: Service, runtime: images.Ima
     assert [(one.user, one.username, one.pinned) for one in found] == [
         (1000, "", False),
         (None, "www", True),
-        (0, "", False),
+        (0, "", True),  # what sandboxes are made of
     ]
 
 
@@ -190,7 +199,9 @@ async def test_containerd_has_lists_and_deletes_images(tmp_path: pathlib.Path) -
             assert found is not None
             assert found.size > 1000
             assert any("busybox" in name for name in found.names)
-            assert found.ref in {one.ref for one in await runtime.images()}
+            everything = await runtime.images()
+            assert found.ref in {one.ref for one in everything if not one.pinned}
+            assert any("pause" in one.names[0] for one in everything if one.pinned)
             assert await runtime.image_filesystem() in _folders(tmp_path)
             with pytest.raises(provider.ProviderError, match="failed to pull"):
                 await runtime.pull(make.pod(), "registry.invalid/nothing:1")

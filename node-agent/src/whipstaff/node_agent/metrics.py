@@ -1,7 +1,7 @@
 """What the agent counts, under the kubelet's names.
 
 Owns the process's metrics; runs no loop. Answers to ``pkg/kubelet/metrics/metrics.go``; leaves out
-what belongs to parts that aren't there: volumes, eviction, devices, probes, cgroups. Where one
+what belongs to parts that aren't there: volumes, devices, probes, cgroups. Where one
 process hosts many nodes, a metric is about all of them. What counts things that are there (pods,
 containers) is made when it is asked for, by `server.Gauges`.
 """
@@ -62,6 +62,12 @@ runtime_operations_errors = prometheus_client.Counter(
     "kubelet_runtime_operations_errors",
     "Calls of the provider that failed",
     ["operation_type"],
+)
+images_collected = prometheus_client.Counter(
+    "kubelet_image_garbage_collected", "Images deleted because nothing used them", ["reason"]
+)
+evictions = prometheus_client.Counter(
+    "kubelet_evictions", "Pods ended because something ran out", ["eviction_signal"]
 )
 status_writes = prometheus_client.Counter(
     "whipstaff_node_agent_status_writes",

@@ -1,16 +1,19 @@
 """Images in the runtime's hands: fetching, finding, listing and deleting them.
 
 Texts of failed pulls are the runtime's own without gRPC's wrapping, as the kubelet shows them, and
-those that the CRI gives a name (``RegistryUnavailable: ...``) get it as their reason. Runs no loop
-and owns nothing. Answers to ``k8s.io/cri-client/pkg/remote_image.go``, to ``kuberuntime_image.go``
-and to evalCRIPullErr in ``pkg/kubelet/images``.
+those that the CRI gives a name (``RegistryUnavailable: ...``) get it as their reason. The image of
+sandboxes is never to be collected, also where the runtime doesn't say so (containerd before 1.7).
+Runs no loop and owns nothing. Answers to ``k8s.io/cri-client/pkg/remote_image.go``, to
+``kuberuntime_image.go`` and to evalCRIPullErr in ``pkg/kubelet/images``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import grpc
+import orjson
 from grpc import aio
 
 from whipstaff.node_agent import provider
@@ -37,6 +40,8 @@ class Images:
 
     def __init__(self, channel: aio.Channel) -> None:
         self._service = rpc.ImageServiceStub(channel)
+        self._runtime = rpc.RuntimeServiceStub(channel)
+        self._sandbox_image: str | None = None
 
     async def pull(
         self, pod: Object, image: str, auth: Mapping[str, str] | None = None
@@ -89,7 +94,12 @@ class Images:
             answer = await self._service.ListImages(
                 pb.ListImagesRequest(), timeout=connection.TIMEOUT
             )
-        return tuple(map(_image, answer.images))
+        pinned = await self._image_of_sandboxes()
+        found = map(_image, answer.images)
+        return tuple(
+            dataclasses.replace(image, pinned=True) if pinned in image.names else image
+            for image in found
+        )
 
     async def remove_image(self, image: provider.Image) -> None:
         """Delete an image under all of its names. One that is gone is fine.
@@ -114,6 +124,19 @@ class Images:
         for found in answer.image_filesystems:
             return found.fs_id.mountpoint
         return ""
+
+    async def _image_of_sandboxes(self) -> str:
+        """What containerd makes sandboxes of, as it shows its configuration; empty if unknown."""
+        if self._sandbox_image is None:
+            request = pb.StatusRequest(verbose=True)
+            with connection.failing(""):
+                answer = await self._runtime.Status(request, timeout=connection.TIMEOUT)
+            try:
+                told = orjson.loads(answer.info.get("config") or "{}")
+            except orjson.JSONDecodeError:
+                told = {}
+            self._sandbox_image = told.get("sandboxImage") or ""
+        return self._sandbox_image
 
 
 def tagged(image: str) -> str:

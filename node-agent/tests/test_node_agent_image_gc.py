@@ -129,10 +129,10 @@ async def test_a_disk_that_stays_full_is_told_of() -> None:
             "Warning",
             "FreeDiskSpaceFailed",
             (
-                "Insufficient free disk space on the node's image filesystem (95% of 100.0 GiB used). "
-                "Failed to free sufficient space by deleting unused images (freed 4294967296 bytes). "
-                "Investigate disk usage, as it could be used by active images, logs, volumes, or "
-                "other data."
+                "Insufficient free disk space on the node's image filesystem (95% of 100.0 GiB "
+                "used). Failed to free sufficient space by deleting unused images (freed "
+                "4294967296 bytes). Investigate disk usage, as it could be used by active images, "
+                "logs, volumes, or other data."
             ),
         )
     ]

@@ -7,6 +7,8 @@ node at once. Answers to updateRuntimeUp in ``pkg/kubelet/kubelet.go`` and to
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
 from collections.abc import Callable
 
@@ -87,33 +89,40 @@ class Machinery:
                 self._driver = await self._find_driver(answer)
         except (aio.AioRpcError, provider.ProviderError) as error:
             _log.warning("container runtime sanity check failed", error=str(error))
+            # Another version may be the one that comes back.
+            self._version = None
             return self._away()
         self._recursive = frozenset(
             each.name
             for each in answer.runtime_handlers
             if each.features.recursive_read_only_mounts
         )
+        found = problems(answer.status)
+        if not any(each.startswith("container runtime not ready") for each in found):
+            self._well_at = self._clock()
         status = provider.RuntimeStatus(
             version=f"{version.runtime_name}://{version.runtime_version}",
-            problems=problems(answer.status),
+            problems=(*self._absence(), *found),
             handlers=tuple(_handler(each) for each in answer.runtime_handlers),
             cgroup_driver=self._driver,
+            features=_features(answer),
         )
-        self._version = version
-        self._well_at = self._clock()
         self._status = status
         return status
 
     def _away(self) -> provider.RuntimeStatus:
-        """The runtime doesn't answer: give it a little time."""
-        known = self._status or provider.RuntimeStatus(version="unknown://unknown")
-        if self._well_at is not None and self._clock() - self._well_at < _PATIENCE:
-            return known
-        # Another version may be the one that comes back.
-        self._version = None
-        return provider.RuntimeStatus(
-            known.version, ("container runtime is down",), known.handlers, known.cgroup_driver
-        )
+        """The runtime doesn't answer: for a little time, nothing has changed."""
+        known = self._status or provider.RuntimeStatus(version="containerd://unknown")
+        absence = self._absence()
+        return dataclasses.replace(known, problems=absence) if absence else known
+
+    def _absence(self) -> tuple[str, ...]:
+        """What is wrong with a runtime that hasn't been well for too long."""
+        if self._well_at is None:
+            return ("container runtime status check may not have completed yet",)
+        if self._clock() - self._well_at < _PATIENCE:
+            return ()
+        return ("container runtime is down",)
 
     async def _find_driver(self, status: pb.StatusResponse) -> str:
         """How cgroups are to be named; runtimes without RuntimeConfig show their configuration."""
@@ -165,10 +174,13 @@ def _handler(handler: pb.RuntimeHandler) -> provider.Object:
     }
 
 
+def _features(status: pb.StatusResponse) -> provider.Object | None:
+    if not status.HasField("features"):
+        return None
+    return {"supplementalGroupsPolicy": status.features.supplemental_groups_policy}
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     """``v2.1.0-rc.1`` as (2, 1, 0)."""
-    found = []
-    for part in version.removeprefix("v").split("-")[0].split("+")[0].split("."):
-        digits = "".join(sign for sign in part if sign.isdecimal())
-        found.append(int(digits or 0))
-    return tuple(found)
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    return tuple(map(int, found[1].split("."))) if found else ()

@@ -357,7 +357,8 @@ class Provider(provider.Provider):
 
     def _seen(self, image: provider.Image) -> provider.Image:
         """Remember who an image runs as, so that a start needn't ask."""
-        self._users[image.ref] = image
+        if image.size:
+            self._users[image.ref] = image
         return image
 
     async def _user(self, pod: Object, ref: str) -> provider.Image:

@@ -42,13 +42,21 @@ def test_an_unknown_component_is_refused_with_the_names_there_are(run: Run) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--provider", "cri"], "--provider cri: nodes with real containers aren't there yet"),
+        (
+            ["--provider", "simulated", "--stock", "node-agent"],
+            "--stock node-agent: the kubelet needs nodes with real containers",
+        ),
+        (
+            ["--provider", "cri", "--nodes", "251"],
+            "--nodes: 251 nodes with real containers are more than 250",
+        ),
+        (["--image", "/no/such/archive"], "'/no/such/archive' does not exist"),
         (["--provider", "docker"], "'docker'"),
         (["--nodes", "-1"], "--nodes"),
         (["--kubernetes-version", "newest"], "--kubernetes-version: 'newest' isn't a version"),
         (["--wait", "soon"], "'soon'"),
         (["--extra-config", "kube-apiserver"], "--extra-config: 'kube-apiserver' isn't"),
-        (["--extra-config", "kubelet.v=4"], "a component of etcd, kube-apiserver"),
+        (["--extra-config", "kube-dns.v=4"], "a component of etcd, kube-apiserver"),
         (["--assets", "/no/such/folder"], "--assets: /no/such/folder has no etcd"),
     ],
 )

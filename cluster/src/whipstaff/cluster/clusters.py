@@ -204,8 +204,10 @@ def _start(
 ) -> plan.Plan:
     """From nothing to all components serving."""
     spec = dataclasses.replace(before.spec if before else plan.Spec(), **asked)
+    why = None
     if before is None and "provider" not in asked:
-        spec = dataclasses.replace(spec, provider=_provider(spec, show))
+        provider, why = _provider(spec)
+        spec = dataclasses.replace(spec, provider=provider)
     _check(spec)
     if options.update_kubeconfig:
         kubeconfigs.read(kubeconfigs.user_path())  # one that can't be read stops it now, not later
@@ -221,6 +223,8 @@ def _start(
         binaries={name: str(path) for name, path in found.items()},
     )
     planned.save(place)
+    if why is not None:
+        show.done("Provider", f"{spec.provider}: {why}")
     if spec.provider == components.CRI and spec.nodes:
         planned = _make_machines(place, planned, before, show)
     elif machines.left(place.root):
@@ -247,20 +251,16 @@ def _start(
     return planned
 
 
-def _provider(spec: plan.Spec, show: progress.Progress) -> str:
-    """What runs the pods where nobody said it: containers if possible. Says which, and why."""
+def _provider(spec: plan.Spec) -> tuple[str, str | None]:
+    """What runs the pods where nobody said it, and why (None: it makes no difference)."""
     if not spec.nodes:
-        return components.SIMULATED
+        return components.SIMULATED, None
     why = machines.obstacle()
-    if spec.nodes > FEW_NODES:
+    if why is None and spec.nodes > FEW_NODES:
         why = f"{spec.nodes} nodes are many, --provider cri insists"
-    if "node-agent" in spec.stock:
-        why = None
-    if why is None:
-        show.done("Provider", f"cri: real containers, {containerd.version()}")
-        return components.CRI
-    show.done("Provider", f"simulated: no real containers ({why})")
-    return components.SIMULATED
+    if why is None or "node-agent" in spec.stock:
+        return components.CRI, f"real containers, {containerd.version()}"
+    return components.SIMULATED, f"no real containers: {why}"
 
 
 def _check(spec: plan.Spec) -> None:

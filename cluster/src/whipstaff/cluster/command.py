@@ -212,7 +212,10 @@ def get_binaries(kubernetes_version: str, names: tuple[str, ...]) -> None:
 
 def _check_extra_config(entry: str) -> None:
     component, dot, flag = entry.partition(".")
-    known = (*components.needed_binaries(frozenset(components.REPLACEABLE)), *components.OURS)
+    known = (
+        *components.needed_binaries(frozenset(components.REPLACEABLE), components.CRI),
+        *components.OURS,
+    )
     if not dot or "=" not in flag or component not in known:
         raise errors.ConfigurationError(
             f"--extra-config: {entry!r} isn't COMPONENT.FLAG=VALUE with a component of "

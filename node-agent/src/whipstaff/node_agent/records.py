@@ -79,5 +79,8 @@ def prune_node(node: Object) -> Object:
             for key, value in (node.get("spec") or {}).items()
             if key in {"podCIDR", "podCIDRs", "taints", "unschedulable"}
         },
-        "status": {"conditions": status.get("conditions") or []},
+        "status": {
+            "conditions": status.get("conditions") or [],
+            **{key: status[key] for key in ("features", "declaredFeatures") if key in status},
+        },
     }

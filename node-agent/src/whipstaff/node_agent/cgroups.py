@@ -146,7 +146,7 @@ class Manager:
         """
         name = self._name(pod)
         if self._groups.missing(self._path(name)):
-            self._make(name, self._numbers(pod))
+            self._make(name, self.numbers(pod))
         self._count(pod)
 
     def update(self, pod: Object) -> None:
@@ -155,8 +155,19 @@ class Manager:
         Raises:
             OSError: that isn't possible: there is no such group, or it uses more than it may.
         """
-        self._set(self._path(self._name(pod)), self._numbers(pod))
+        self._set(self._path(self._name(pod)), self.numbers(pod))
         self._count(pod)
+
+    def numbers(self, pod: Object) -> cgroup_numbers.Numbers:
+        """What a pod's resources are to the kernel, on this node."""
+        limits = self._limits
+        return cgroup_numbers.of_pod(
+            pod,
+            quotas=limits.quotas,
+            period=limits.period,
+            page_sizes=self._host.page_sizes,
+            pids=limits.pod_pids if limits.pod_pids > 0 else None,
+        )
 
     def read(self, pod: Object) -> cgroup_numbers.Numbers:
         """What is set for a pod's group now: shares, quota, period and memory.
@@ -247,16 +258,6 @@ class Manager:
         if self._slices is not None:
             self._slices.set(path, numbers)
         self._groups.write(path, numbers)
-
-    def _numbers(self, pod: Object) -> cgroup_numbers.Numbers:
-        limits = self._limits
-        return cgroup_numbers.of_pod(
-            pod,
-            quotas=limits.quotas,
-            period=limits.period,
-            page_sizes=self._host.page_sizes,
-            pids=limits.pod_pids if limits.pod_pids > 0 else None,
-        )
 
     def _name(self, pod: Object) -> cgroup_names.Name:
         qos_class = cgroup_numbers.qos_class(pod)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from whipstaff.node_agent import provider, texts
+from whipstaff.node_agent import expansion, provider, texts
 from whipstaff.node_agent.probing import health, ports, web
 from whipstaff.runtime import objects
 
@@ -109,7 +107,7 @@ async def _command(
     runtime: provider.Provider, action: Object, target: Target, timeout: float
 ) -> Outcome:
     static = {e["name"]: e.get("value") or "" for e in target.definition.get("env") or ()}
-    command = [_expanded(word, static) for word in action.get("command") or ()]
+    command = [expansion.expand(word, static) for word in action.get("command") or ()]
     try:
         code, output = await runtime.exec_sync(target.pod, target.run, command, timeout)
     except provider.CommandTimeoutError as error:
@@ -118,19 +116,6 @@ async def _command(
         raise ProbeError(str(error)) from error
     text = output[:_OUTPUT_LIMIT].decode(errors="replace")
     return Outcome(Result.FAILURE if code else Result.SUCCESS, text)
-
-
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
-
-
-def _expanded(word: str, env: Mapping[str, str]) -> str:
-    """With ``$(VAR)`` replaced where the variable is known, and ``$$`` by ``$``."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        return "$" if name is None else env.get(name, match[0])
-
-    return _REFERENCE.sub(value, word)
 
 
 async def _get(action: Object, target: Target, timeout: float) -> Outcome:

@@ -8,6 +8,7 @@ import pathlib
 import time
 from collections.abc import Callable
 
+import aiohttp
 import node_agent_builders as builders
 import node_agent_parts
 import pytest
@@ -392,6 +393,21 @@ async def test_a_provider_without_files_says_so(tmp_path: pathlib.Path) -> None:
         async with session.get("/containerLogs/shop/web/app") as answer:
             assert answer.status == 400
             assert "no such file or directory" in await answer.text()
+
+
+async def test_a_log_that_is_being_rotated_is_waited_for(log: pathlib.Path) -> None:
+    log.rename(log.with_name("0.log.20260102-030405"))  # noqa: ASYNC240 (a moment)
+    async with node_agent_parts.served(with_log(log)) as (session, _):
+        asked = asyncio.create_task(_text(session, "/containerLogs/shop/web/app"))
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        log.write_bytes(line("new"))  # noqa: ASYNC240 (a moment)
+        assert await asked == "new\n"
+
+
+async def _text(session: aiohttp.ClientSession, path: str) -> str:
+    async with session.get(path) as answer:
+        return await answer.text()
 
 
 async def test_followed_logs_arrive_at_once_and_end_with_the_container(log: pathlib.Path) -> None:

@@ -8,7 +8,9 @@ with the error as the log. Leaves out logs of providers that keep no files.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import time
 
 from aiohttp import web
@@ -23,6 +25,9 @@ _WAITING = {
     "ErrImagePull": "image can't be pulled",
     "ImagePullBackOff": "trying and failing to pull image",
 }
+# While a log is rotated its file is missing, for less than this together.
+_PAUSES = (0.01, 0.04, 0.1, 0.25)
+
 _log = logs.get("node_agent.server")
 
 
@@ -105,7 +110,7 @@ class ContainerLogs:
         try:
             full_id = run_with_log(pod_name, status, name, previous=wanted.previous)
             run = self._run(worker, full_id)
-            descriptor = log_files.open_log(run.log_path)
+            descriptor = await _open(run)
         except provider.UnsupportedError as error:
             return _refusal(501, str(error))
         except (NoLogError, log_files.UnreadableError) as error:
@@ -122,6 +127,19 @@ class ContainerLogs:
                     )
                 return run
         raise NoLogError(f"unable to retrieve container logs for {full_id}")
+
+
+async def _open(run: provider.RuntimeContainer) -> int:
+    """A run's log, which has no file for a moment when it is rotated.
+
+    Raises:
+        log_files.UnreadableError: it can't be opened.
+    """
+    for pause in _PAUSES if run.state is provider.State.RUNNING else ():
+        if await asyncio.to_thread(os.path.lexists, run.log_path):
+            break
+        await asyncio.sleep(pause)
+    return log_files.open_log(run.log_path)
 
 
 async def _send(

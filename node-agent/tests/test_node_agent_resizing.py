@@ -305,8 +305,8 @@ def test_a_status_shows_what_was_set() -> None:
     ended = dataclasses.replace(was, state=provider.State.EXITED)
     assert reports.of_container(definition, ended) == definition["resources"]
     assert reports.of_container(definition, make.run()) == definition["resources"]
-    old = {"resources": resources("150m")}
-    assert reports.of_container(definition, make.run(), old)["requests"]["cpu"] == "150m"
+    old, silent = {"resources": resources("150m")}, make.run(resources={})
+    assert reports.of_container(definition, silent, old)["requests"]["cpu"] == "150m"
     assert reports.of_container(container(), was) == {}
 
 
@@ -408,7 +408,7 @@ class Place:
     def claim(self, pod: Object) -> None:
         self.claims[pod["metadata"]["uid"]] = admission.claim_of(pod["spec"]).requests["cpu"]
 
-    def wake(self, uid: str) -> None:
+    def resized(self, uid: str) -> None:
         self.woken.append(uid)
 
 
@@ -422,9 +422,8 @@ class Node:
         self.runtime = Runtime(self.groups.log)
         self.place = Place(cpu)
         self.events: list[tuple[str, str, str]] = []
-        self.resizer = resizer.Resizer(
-            root, self.runtime, self.groups, self.line, self._report, self.place
-        )
+        self.resizer = resizer.Resizer(root, self.runtime, self.groups, self.line, self._report)
+        self.resizer.attach(self.place)
         self.resizer.load()
 
     def _report(self, pod: Object, kind: events.EventType, reason: str, note: str) -> None:

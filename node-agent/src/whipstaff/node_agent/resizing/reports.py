@@ -91,10 +91,10 @@ def of_container(
     """
     allocated = definition.get("resources") or {}
     shown: Object = {key: value for key, value in allocated.items() if value}
-    if run.state is not provider.State.RUNNING:
+    if run.state is not provider.State.RUNNING or run.resources is None:
         return shown
     before = (old or {}).get("resources") or {}
-    actual = run.resources if run.resources is not None else {}
+    actual = run.resources
     for kind, least in (("limits", _LEAST_LIMIT), ("requests", _LEAST_REQUEST)):
         if kind not in shown:
             continue

@@ -71,8 +71,8 @@ class Place(Protocol):
     def claim(self, pod: Object) -> None:
         """The pod holds from now on what its spec says here."""
 
-    def wake(self, uid: str) -> None:
-        """Have the pod's worker decide again."""
+    def resized(self, uid: str) -> None:
+        """There is news of the pod's resize: its worker is to decide again."""
 
 
 class Resizer:
@@ -84,7 +84,6 @@ class Resizer:
         groups: the pods' control groups.
         line: the clock, for retries.
         report: called with pod, type, reason and note of each event.
-        place: the pods of the node.
     """
 
     def __init__(
@@ -94,13 +93,12 @@ class Resizer:
         groups: Groups,
         line: timeline.Timeline,
         report: Report,
-        place: Place,
     ) -> None:
         self._runtime = runtime
         self._groups = groups
         self._line = line
         self._report = report
-        self._place = place
+        self._place: Place = _Nowhere()
         self._allocated = allocations.Checkpoint(root / allocations.ALLOCATED)
         self._actuated = allocations.Checkpoint(root / allocations.ACTUATED)
         self._asked: dict[str, allocations.Resources] = {}
@@ -110,6 +108,10 @@ class Resizer:
         self._stale: set[str] = set()
         self._group_numbers: dict[str, cgroup_numbers.Numbers] = {}
         self._timer: timeline.Entry | None = None
+
+    def attach(self, place: Place) -> None:
+        """Say where the pods are; to be called once, before anything else."""
+        self._place = place
 
     def load(self) -> None:
         """Read what an earlier life of the agent noted.
@@ -248,7 +250,7 @@ class Resizer:
             else:
                 self._pending.append(uid)
             if self._conditions.get(uid, {}) != before:
-                self._place.wake(uid)
+                self._place.resized(uid)
         self._gauge()
 
     def _push(self, uid: str) -> None:
@@ -477,6 +479,23 @@ class Resizer:
         deferred = sum(one.get("reason") == reports.DEFERRED for one in told)
         metrics.pending.labels("deferred").set(deferred)
         metrics.in_progress.set(sum(one["type"] == reports.IN_PROGRESS for one in told))
+
+
+class _Nowhere:
+    """No pods at all."""
+
+    def desired(self, uid: str) -> Object | None:
+        del uid
+        return None
+
+    def refusal(self, pod: Object) -> admission.Rejection | None:
+        raise NotImplementedError(pod["metadata"]["uid"])
+
+    def claim(self, pod: Object) -> None:
+        raise NotImplementedError(pod["metadata"]["uid"])
+
+    def resized(self, uid: str) -> None:
+        raise NotImplementedError(uid)
 
 
 class _UnfitError(Exception):

@@ -12,7 +12,7 @@ import asyncio
 
 from grpc import aio
 
-from whipstaff.node_agent import provider
+from whipstaff.node_agent import provider, sysctls
 from whipstaff.node_agent.providers.cri import connection, labels, resources, security, statuses
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
@@ -57,7 +57,10 @@ def config(
         linux=pb.LinuxPodSandboxConfig(
             cgroup_parent=spec.cgroup_parent,
             security_context=security.of_sandbox(pod),
-            sysctls={each["name"]: each["value"] for each in context.get("sysctls") or ()},
+            sysctls={
+                sysctls.normalized(each["name"]): each["value"]
+                for each in context.get("sysctls") or ()
+            },
             overhead=resources.of_overhead(pod, machine),
             resources=resources.of_sandbox(pod, machine),
         ),

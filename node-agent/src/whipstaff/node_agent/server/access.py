@@ -4,7 +4,8 @@ Requests are authorized as the kubelet's are, so that the roles that exist for k
 ``nodes/metrics``, ``nodes/stats``, ``nodes/pods``, ``nodes/healthz``, ``nodes/configz``, and
 ``nodes/proxy`` for everything else, which also allows the last three. What counts is the route that
 a request was matched with, not how its path is written, so that both can't be told different
-things. Pure. Answers to ``pkg/kubelet/server/auth.go``. Leaves out the paths that aren't served.
+things. Streams into pods take the right to create, also by GET, where upstream is content with the
+right to get. Pure. Answers to ``pkg/kubelet/server/auth.go``. Leaves out what isn't served.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ OF_NODE = "/nodes/{node}"
 """Before the paths that are about one node, where a process is several."""
 
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}
+# WebSocket comes as GET, but running a command is no reading.
+_INTO_PODS = frozenset({"exec", "attach", "portForward", "run"})
 _SUBRESOURCES = {
     "metrics": ("metrics",),
     "stats": ("stats",),
@@ -45,9 +48,11 @@ def attributes(
         request: matched with its route already.
         node_of: the node that it is about; empty for all of the process.
     """
+    first = "".join(route(request).removeprefix(OF_NODE).split("/")[1:2])
     verb = _VERBS.get(request.method, request.method.lower())
-    first = route(request).removeprefix(OF_NODE).split("/")[1:2]
-    subresources = _SUBRESOURCES.get(first[0] if first else "", ("proxy",))
+    if first in _INTO_PODS:
+        verb = "create"
+    subresources = _SUBRESOURCES.get(first, ("proxy",))
     name = node_of(request)
     return [
         authorization.ResourceAttributes(verb, "nodes", subresource, name)

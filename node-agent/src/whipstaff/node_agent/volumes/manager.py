@@ -136,7 +136,10 @@ class Manager:
             if state.closed:
                 raise VolumeError("the pod is gone")
             due = [v for v in volumes if setup.is_refreshed(v) or v["name"] not in state.places]
-            failures = await self._set_up(pod, state, due)
+            try:
+                failures = await self._set_up(pod, state, due)
+            except (places.SetUpError, OSError) as error:
+                raise VolumeError(str(error)) from error
             state.refresh_at = self._certificates_due(due)
         if failures:
             missing = any(volume["name"] not in state.places for volume in volumes)
@@ -220,22 +223,22 @@ class Manager:
         plans = await asyncio.gather(
             *(self._planner.plan(pod, volume) for volume in volumes), return_exceptions=True
         )
-        failures: dict[str, Exception] = {}
-        work: dict[str, setup.Work] = {}
+        failures: dict[str, str] = {}
+        jobs: dict[str, setup.Job] = {}
         for volume, plan in zip(volumes, plans, strict=True):
             if isinstance(plan, Exception):
-                failures[volume["name"]] = plan
+                failures[volume["name"]] = _text(volume["name"], plan)
             elif isinstance(plan, BaseException):
                 raise plan
             else:
-                work[volume["name"]] = plan
-        if work:
+                jobs[volume["name"]] = plan
+        if jobs:
             folder = self._layout.volumes(objects.uid(pod))
-            job = functools.partial(_locked, state, lambda: _do_all(folder, work))
+            job = functools.partial(_locked, state, lambda: _do_all(folder, jobs))
             made, failed = await self._in_thread(job)
             state.places |= made
             failures |= failed
-        return [_text(v, failures[v["name"]]) for v in volumes if v["name"] in failures]
+        return [failures[v["name"]] for v in volumes if v["name"] in failures]
 
     async def _in_thread(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -268,26 +271,27 @@ def _locked(state: _Pod, work: Callable[[], R]) -> R:
 
 
 def _do_all(
-    folder: pathlib.Path, work: Mapping[str, setup.Work]
-) -> tuple[dict[str, places.Place], dict[str, Exception]]:
+    folder: pathlib.Path, jobs: Mapping[str, setup.Job]
+) -> tuple[dict[str, places.Place], dict[str, str]]:
     """Set volumes up one after the other: what there is then, and what has failed."""
     # What is in volumes is readable by everybody; that nobody else on the node gets there is the
     # business of the directories above.
     for private in (folder.parent.parent, folder.parent, folder):
         private.mkdir(mode=0o750, parents=True, exist_ok=True)
     made: dict[str, places.Place] = {}
-    failures: dict[str, Exception] = {}
-    for name, one in work.items():
+    failures: dict[str, str] = {}
+    for name, job in jobs.items():
         try:
-            made[name] = one()
+            job.run()
         except (errors.WhipstaffError, OSError, ValueError) as error:
-            failures[name] = error
+            failures[name] = _text(job.place.name, error)
+        else:
+            made[name] = job.place
     return made, failures
 
 
-def _text(volume: Object, error: Exception) -> str:
+def _text(name: str, error: Exception) -> str:
     """A FailedMount event's text."""
-    name = volume["name"]
     if isinstance(error, claims.UnboundError):
         return (
             f"Unable to attach or mount volumes: unmounted volumes=[{name}], unattached "

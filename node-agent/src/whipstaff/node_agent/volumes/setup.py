@@ -1,15 +1,15 @@
 """Setting up one volume: what is needed of the API first, then the work on the machine.
 
-`Planner.plan` collects what a volume is made of and returns the work as a function, which blocks
-and is called in a thread: so that the volumes of a pod wait for the API together and then cost one
-thread. Runs no loop and owns nothing. Answers to the SetUp methods of the plugins in
-``pkg/volume``.
+`Planner.plan` collects what a volume is made of and returns the rest as a `Job`, which blocks and is
+done in a thread: so that a pod's volumes wait for the API together and then cost one thread. Runs
+no loop and owns nothing. Answers to the SetUp methods of the plugins in ``pkg/volume``.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from whipstaff.node_agent import containers
 from whipstaff.node_agent.volumes import (
@@ -27,10 +27,22 @@ from whipstaff.node_agent.volumes import (
 from whipstaff.runtime import client, objects
 
 Object = objects.Object
-Work = Callable[[], places.Place]
 
 # On disk, as it is nobody's secret.
 _ON_DISK = {"configMap"}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be done on the machine for a volume to be at its place.
+
+    Attributes:
+        place: where it will be.
+        run: blocks; raises `places.SetUpError`, `ValueError` or `OSError` where it can't be done.
+    """
+
+    place: places.Place
+    run: Callable[[], object]
 
 
 class Planner:
@@ -55,7 +67,7 @@ class Planner:
         self._allocatable = allocatable
         self._api = api
 
-    async def plan(self, pod: Object, volume: Object) -> Work:
+    async def plan(self, pod: Object, volume: Object) -> Job:
         """What is to be done for a volume.
 
         Raises:
@@ -72,13 +84,13 @@ class Planner:
         if "image" in volume:
             reference = volume["image"].get("reference") or ""
             place = places.Place("image", volume["name"], "", readonly=True, image=reference)
-            return lambda: place
+            return Job(place, lambda: None)
         if "persistentVolumeClaim" in volume or "ephemeral" in volume:
             return await self._plan_claim(pod, volume)
         kind = next((key for key in volume if key != "name"), "none")
         raise places.SetUpError(f"volumes of the kind {kind} aren't supported by this node")
 
-    async def _plan_files(self, pod: Object, volume: Object) -> Work:
+    async def _plan_files(self, pod: Object, volume: Object) -> Job:
         kind = next(kind for kind in payloads.KINDS if kind in volume)
         name = volume["name"]
         path = self._layout.volume(objects.uid(pod), kind, name)
@@ -87,9 +99,9 @@ class Planner:
         place = places.Place(
             kind, name, str(path), readonly=True, measured="files", local=kind == "configMap"
         )
-        return lambda: _write_files(pod, place, files, size)
+        return Job(place, lambda: _write_files(pod, place, files, size))
 
-    def _plan_empty(self, pod: Object, volume: Object) -> Work:
+    def _plan_empty(self, pod: Object, volume: Object) -> Job:
         name, uid = volume["name"], objects.uid(pod)
         source = volume["emptyDir"] or {}
         path = self._layout.volume(uid, "emptyDir", name)
@@ -97,14 +109,9 @@ class Planner:
         on_disk = not source.get("medium")
         place = places.Place("emptyDir", name, str(path), measured="files", local=on_disk)
         allocatable = self._allocatable()
+        return Job(place, lambda: empty_dirs.set_up(path, mark, pod, source, allocatable))
 
-        def work() -> places.Place:
-            empty_dirs.set_up(path, mark, pod, source, allocatable)
-            return place
-
-        return work
-
-    async def _plan_claim(self, pod: Object, volume: Object) -> Work:
+    async def _plan_claim(self, pod: Object, volume: Object) -> Job:
         claim = await claims.find(self._api, pod, volume, block=_is_device(pod, volume["name"]))
         spec, name = claim.volume["spec"], objects.name(claim.volume)
         if "hostPath" in spec:
@@ -115,12 +122,8 @@ class Planner:
             place = places.Place(
                 "local", name, str(path), claim.readonly, claim=claim.name, measured="filesystem"
             )
-
-            def work() -> places.Place:
-                claims.mount_local(source, path, pod, readonly=claim.readonly)
-                return place
-
-            return work
+            readonly = claim.readonly
+            return Job(place, lambda: claims.mount_local(source, path, pod, readonly=readonly))
         kind = "CSI" if "csi" in spec else "its kind"
         raise places.SetUpError(
             f'PersistentVolume "{name}": volumes of {kind} aren\'t supported by this node'
@@ -149,21 +152,14 @@ def _is_device(pod: Object, name: str) -> bool:
     )
 
 
-def _host_path(name: str, source: Object, *, readonly: bool, claim: str = "") -> Work:
+def _host_path(name: str, source: Object, *, readonly: bool, claim: str = "") -> Job:
     path = source.get("path") or ""
     kind = source.get("type") or ""
     place = places.Place("hostPath", name, path, readonly, claim=claim)
-
-    def work() -> places.Place:
-        hostpaths.check(path, kind)
-        return place
-
-    return work
+    return Job(place, lambda: hostpaths.check(path, kind))
 
 
-def _write_files(
-    pod: Object, place: places.Place, files: atomic.Payload, size: int
-) -> places.Place:
+def _write_files(pod: Object, place: places.Place, files: atomic.Payload, size: int) -> None:
     path = pathlib.Path(place.path)
     fresh = not path.is_dir()
     try:
@@ -186,4 +182,3 @@ def _write_files(
             mounting.unmount_all(path)
             trees.remove(path)
         raise
-    return place

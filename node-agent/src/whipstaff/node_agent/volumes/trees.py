@@ -88,11 +88,10 @@ def walk(root: int, *, leave_mounts: bool = False) -> Generator[Entry, None, Non
                 if len(levels) > _OPEN_AT_ONCE + 1:
                     _close(levels[-_OPEN_AT_ONCE - 1])
                 continue
+            if len(levels) > 1:
+                _reopen(levels[-2], top)
             levels.pop()
-            if levels:
-                _reopen(levels[-1], top)
-            os.close(top.fd)
-            top.fd = -1
+            _close(top)
             if levels and top.entry is not None:
                 yield Entry(levels[-1].fd, top.entry.name, top.entry.status)
     finally:

@@ -121,7 +121,7 @@ def admit(
     return (
         _other_system(pod, node)
         or (_groups_policy(pod["spec"], node) if machine is not None else None)
-        or _resources(claim, allocatable, usage)
+        or resources(claim, allocatable, usage)
         or _predicates(pod, node, claim, usage)
         or (_apparmor(pod, machine) if machine is not None else None)
         or (_features(pod["spec"], node) if machine is not None else None)
@@ -155,7 +155,8 @@ def _groups_policy(spec: Object, node: Object) -> Rejection | None:
     )
 
 
-def _resources(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> Rejection | None:
+def resources(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> Rejection | None:
+    """What the node hasn't enough of for a claim; None where it has."""
     if usage.pods + 1 > allocatable.get("pods", 0):
         return _insufficient("pods", 1, usage.pods, allocatable.get("pods", 0))
     others = [name for name in claim.requests if name not in _NATIVE]

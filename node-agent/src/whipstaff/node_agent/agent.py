@@ -13,6 +13,7 @@ On a provider whose containers run on this machine the agent also makes what the
 from __future__ import annotations
 
 import asyncio
+import pathlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from whipstaff.node_agent import (
     records,
     reports,
     source,
+    static_pods,
     timeline,
     workers,
 )
@@ -58,6 +60,7 @@ class Settings:
         groups: the cgroups of pods, with `hosting`.
         machine: this machine, with `hosting`.
         configuration: what ``/configz`` shows.
+        static_pods: where static pods' manifests are; None for nowhere.
     """
 
     template: nodes.Template
@@ -68,6 +71,7 @@ class Settings:
     groups: cgroups.Manager | None = None
     machine: machine.Machine | None = None
     configuration: Object | None = None
+    static_pods: pathlib.Path | None = None
 
 
 class Agent:
@@ -119,9 +123,12 @@ class Agent:
             settings.timing,
             self.crew.registered,
         )
-        self.source = source.Source(api, self.nodes, self.crew)
-        self._node_informer = self._make_node_informer(api)
         self._line = line
+        self.statics = self._make_statics(api, settings.static_pods)
+        self.crew.statics = self.statics
+        self.source = source.Source(api, self.nodes, self.crew, self.statics)
+        self._node_informer = self._make_node_informer(api)
+        self._taken_over = asyncio.Event()
 
     async def run(self) -> None:
         """Be the nodes, until cancelled.
@@ -153,6 +160,8 @@ class Agent:
         }
         if self.host is not None:
             loops["host"] = self.host.run()
+        if self.statics is not None:
+            loops["static pods"] = self._follow_statics(self.statics)
         return loops
 
     async def ready(self) -> None:
@@ -202,8 +211,11 @@ class Agent:
         if self.host is not None:
             await self.host.start()
         await self.source.informer.synced.wait()
+        if self.statics is not None:
+            await self.statics.scan()
         found = await self._found()
         self.source.take_over(found)
+        self._taken_over.set()
         if self.host is not None:
             await self.host.sweep(worker.uid for worker in self.crew)
         await self.crew.follow()
@@ -216,6 +228,26 @@ class Agent:
             except provider.ProviderError as error:
                 _log.warning("the runtime can't say what runs", error=str(error))
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _follow_statics(self, statics: static_pods.StaticPods) -> None:
+        await self._taken_over.wait()
+        await statics.run()
+
+    def _make_statics(
+        self, api: client.Client, place: pathlib.Path | None
+    ) -> static_pods.StaticPods | None:
+        if place is None:
+            return None
+        (node,) = self.nodes.values()
+        return static_pods.StaticPods(
+            place,
+            node.name,
+            lambda: node.object,
+            api,
+            source.Files(lambda: self.source),
+            self.crew.mirrored,
+            self._line.clock,
+        )
 
     def _make_host(
         self,

@@ -2,8 +2,8 @@
 
 Pure. Answers to ``pkg/kubelet/status/generate.go`` and to the lists of owned and shared conditions
 in ``pkg/kubelet/types/pod_status.go``. Every condition carries ``observedGeneration``; a condition
-that keeps its status keeps its ``lastTransitionTime``. Leaves out AllContainersRestarting and the
-two of in-place resize.
+that keeps its status keeps its ``lastTransitionTime``. Leaves out AllContainersRestarting; those
+of in-place resize are added by `resizing`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ CONTAINERS_READY = "ContainersReady"
 SCHEDULED = "PodScheduled"
 
 DISRUPTION = "DisruptionTarget"
+RESIZES = frozenset({"PodResizePending", "PodResizeInProgress"})
 
-OWNED = frozenset({READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED})
+OWNED = RESIZES | {READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED}
 
 _BY_NODE = "TerminationByKubelet"
 

@@ -20,6 +20,8 @@ field, before anything starts. A file looks like this; every field may be left o
     cgroups: {root: "", driver: cgroupfs}    # cgroupfs or systemd; default: what the runtime says
     podLogsDir: /var/log/pods
     resolvConf: /etc/resolv.conf
+    staticPodPath: ""                        # a directory of manifests
+    allowedUnsafeSysctls: []                 # such as kernel.msg*
     images: {maxParallelPulls: 0, registryPullQPS: 5, registryBurst: 10}   # 0: no limit
 
 Answers to the few parts of ``KubeletConfiguration`` that mean something to every provider; leaves
@@ -63,6 +65,8 @@ _FIELDS = {
         "images",
         "podLogsDir",
         "resolvConf",
+        "staticPodPath",
+        "allowedUnsafeSysctls",
     ),
     "nodes": ("capacity", "reserved", "labels", "annotations", "taints", "providerID"),
     "heartbeats": ("leaseDurationSeconds", "renewIntervalSeconds", "statusReportSeconds"),
@@ -93,6 +97,8 @@ class Settings:
         pulls: how images are pulled.
         pod_logs: the directory of the pods' logs.
         resolv_conf: the file with the node's own DNS settings.
+        static_pods: the directory of static pods' manifests; empty for none.
+        unsafe_sysctls: what pods may set besides the sysctls that are safe.
     """
 
     capacity: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +117,8 @@ class Settings:
     pulls: images.Limits = field(default_factory=images.Limits)
     pod_logs: str = "/var/log/pods"
     resolv_conf: str = "/etc/resolv.conf"
+    static_pods: str = ""
+    unsafe_sysctls: Sequence[str] = ()
 
     @property
     def pods_per_node(self) -> int:
@@ -207,7 +215,15 @@ class _Reader:
             ),
             pod_logs=self._string(root, "podLogsDir") or default.pod_logs,
             resolv_conf=self._string(root, "resolvConf") or default.resolv_conf,
+            static_pods=self._string(root, "staticPodPath"),
+            unsafe_sysctls=self._texts(root, "allowedUnsafeSysctls"),
         )
+
+    def _texts(self, told: Mapping[str, Any], where: str) -> Sequence[str]:
+        found = told.get(where) or []
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            raise self._error(where, "must be a list of texts")
+        return found
 
     def _driver(self, groups: Mapping[str, Any]) -> str:
         driver = self._string(groups, "cgroups.driver")

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whipstaff.node_agent import containers, provider, texts
+from whipstaff.node_agent.resizing import reports
 from whipstaff.runtime import objects
 
 Object = objects.Object
@@ -129,7 +130,8 @@ def _of_run(
     resources = definition.get("resources") or {}
     if resources.get("requests"):
         status["allocatedResources"] = resources["requests"]
-    status["resources"] = {k: v for k, v in resources.items() if v}
+    same = old is not None and old.get("containerID") == container_id
+    status["resources"] = reports.of_container(definition, run, old if same else None)
     if old is not None:
         _carry_over(status, container_id, run, old)
     return status

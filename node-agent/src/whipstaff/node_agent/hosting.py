@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from whipstaff.node_agent import (
+    admission,
+    apparmor,
     cgroups,
     directories,
     dns,
@@ -28,8 +30,10 @@ from whipstaff.node_agent import (
     probing,
     provider,
     references,
+    resizing,
     runtime_classes,
     services,
+    sysctls,
     texts,
     timeline,
     tokens,
@@ -75,6 +79,7 @@ class Settings:
         cluster_dns: addresses of the cluster's DNS; empty where pods have the node's.
         cluster_domain: of the cluster's names.
         resolv_conf: the file that the node's own DNS settings are in.
+        sysctls: which sysctls pods may set.
     """
 
     root: pathlib.Path
@@ -82,7 +87,8 @@ class Settings:
     link_root: pathlib.Path | None
     cluster_dns: Sequence[str]
     cluster_domain: str
-    resolv_conf: str = "/etc/resolv.conf"
+    resolv_conf: str
+    sysctls: sysctls.Allowlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,8 @@ class Host:
             line.clock,
             api,
         )
+        self.limits = admission.Machine(settings.sysctls, apparmor.is_enabled())
+        self.resizer = resizing.Resizer(settings.root, runtime, groups, line, events.report)
         self.prober = probing.Prober(runtime, line.clock, events.report, probed)
 
     async def run(self) -> None:
@@ -159,12 +167,18 @@ class Host:
                 group.create_task(self.services.run())
                 group.create_task(self.runtime_classes.run())
         finally:
+            await self.resizer.close()
             await self.prober.close()
             await self.references.close()
 
     async def start(self) -> None:
-        """Make what all pods need."""
+        """Make what all pods need.
+
+        Raises:
+            resizing.CheckpointError: what an earlier life of the agent noted can't be read.
+        """
         await asyncio.to_thread(self._groups.start)
+        self.resizer.load()
 
     # Before a sandbox.
 
@@ -180,6 +194,7 @@ class Host:
         except OSError as error:
             note = f"error making pod data directories: {error}"
             raise self._unprepared(pod, "FailedToMakePodDataDirectories", (note,)) from error
+        self.resizer.grouped(pod)
         await self.mount(pod, ())
         return spec
 
@@ -292,9 +307,11 @@ class Host:
 
     # While containers run.
 
-    def adopt(self, runtime: provider.RuntimePod) -> None:
-        """Take note of containers that ran before this agent did."""
+    def found(self, pod: Object, runtime: provider.RuntimePod) -> Object:
+        """Take up a pod that ran here before this agent did; returns it as it was allocated."""
         self._adopted.update(run.id for run in runtime.running())
+        self.resizer.found(pod, runtime)
+        return self.resizer.allocated(pod)
 
     def watch(self, pod: Object, runtime: provider.RuntimePod, *, terminating: bool) -> None:
         """Probe what runs, as the pod says."""
@@ -315,6 +332,7 @@ class Host:
             volumes.VolumeError: a volume is still in use.
         """
         self.prober.forget(uid)
+        self.resizer.forget(uid)
         await self.volumes.teardown(uid)
         self.references.forget(uid)
         await asyncio.to_thread(self._groups.remove, uid)
@@ -337,6 +355,7 @@ class Host:
     async def sweep(self, known: Iterable[str]) -> None:
         """Take away what an earlier life of the agent left of pods that are gone."""
         kept = set(known)
+        self.resizer.retain(kept)
         for uid in (self.volumes.stray() | self._groups.pods()) - kept:
             _log.info("cleaning up after a pod that is gone", uid=uid)
             try:

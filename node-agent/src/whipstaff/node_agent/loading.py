@@ -41,9 +41,9 @@ def find(name: str) -> Factory:
         return simulated.Provider
     if name == "cri":
         # Imported here, because gRPC takes its time and its memory.
-        from whipstaff.node_agent.providers.cri import provider as cri  # noqa: PLC0415
+        from whipstaff.node_agent.providers.cri.provider import Provider  # noqa: PLC0415
 
-        return cri.Provider
+        return Provider
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise errors.ConfigurationError(

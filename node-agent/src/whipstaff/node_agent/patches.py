@@ -34,6 +34,8 @@ _POD_FIELDS = (
     "initContainerStatuses",
     "containerStatuses",
     "ephemeralContainerStatuses",
+    "resources",
+    "allocatedResources",
 )
 
 

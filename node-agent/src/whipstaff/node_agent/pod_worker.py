@@ -38,6 +38,7 @@ class Worker:
         dirty: there is news that no decision has seen.
         changed: the object changed in a way that the provider is to be told of.
         stale: the provider's news were lost, it must be asked what is there.
+        static: it comes from a file; the API only has its mirror.
         remount: its volumes may not be what its object and those that it refers to say.
         cleaned: nothing is left of what this machine had made for it.
         busy: an operation is under way, which may be `interrupted`.
@@ -64,6 +65,8 @@ class Worker:
     dirty: bool = False
     changed: bool = False
     stale: bool = False
+    static: bool = False
+    last_status: Object | None = None
     remount: bool = True
     cleaned: bool = True
     busy: bool = False
@@ -78,10 +81,16 @@ class Worker:
 
     def load(self) -> Object:
         """The pod as the API last showed it."""
-        return records.unpack(self.packed)
+        pod = records.unpack(self.packed)
+        if self.static and self.last_status is not None:
+            pod["status"] = self.last_status
+        return pod
 
     def take(self, record: Object) -> bool:
         """Take a newer state of the object; False if it isn't newer than what is known."""
+        if self.static:
+            self.packed = record[records.PACKED]
+            return True
         version = int(record["metadata"]["resourceVersion"])
         if version < self.version:
             return False
@@ -119,6 +128,7 @@ class Worker:
 
     def written(self, status: Object) -> None:
         """Take note that the API has this status."""
+        self.last_status = status if self.static else None
         if self.life.status is status:
             self.life.status = None
             self.settled = self.life.stage is Stage.TERMINATED
@@ -129,7 +139,9 @@ class Worker:
 
     def may_be_deleted(self) -> bool:
         """Whether all is over for a pod that was deleted."""
-        if self.life.orphaned or self.life.stage is not Stage.TERMINATED or not self.cleaned:
+        if self.static or self.life.orphaned or not self.cleaned:
+            return False
+        if self.life.stage is not Stage.TERMINATED:
             return False
         # Without any grace left nobody waits for us: the API removes it by itself.
         return self.deleted and self.grace_left != 0

@@ -39,11 +39,20 @@ _log = logs.get("node_agent.reports")
 class Reporting(Protocol):
     """What a writer needs of a pod's worker."""
 
-    uid: str
-    namespace: str
-    name: str
     status_since: float
     failures: int
+
+    @property
+    def uid(self) -> str:
+        """The pod's UID."""
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
 
     @property
     def status_due(self) -> Object | None:

@@ -5,18 +5,21 @@ bound and keeps those bound to its own nodes. Pods are taken over in two steps: 
 there at the start, so that the provider can take up what already runs before anything new happens,
 and then one by one as they change.
 
-Owns the informer; runs no loop of its own. Answers to ``pkg/kubelet/config/apiserver.go``. Leaves
-out static pods from files and URLs.
+Static pods come from files and are told in the same way; their mirrors in the API are nobody's to
+run. Owns the informer; runs no loop of its own. Answers to ``pkg/kubelet/config``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 
-from whipstaff.node_agent import nodes, pod_worker, provider, records, workers
+from whipstaff.node_agent import nodes, pod_worker, provider, records, static_pods, workers
 from whipstaff.runtime import client, informer, objects, resources
 
 Object = objects.Object
+
+_MIRROR = "mirror"
 
 
 class Source:
@@ -26,13 +29,19 @@ class Source:
         api: the client.
         fleet: the nodes, by name.
         crew: the workers.
+        mirrors: told of mirror pods; None where there are no static pods.
     """
 
     def __init__(
-        self, api: client.Client, fleet: Mapping[str, nodes.Node], crew: workers.Workers
+        self,
+        api: client.Client,
+        fleet: Mapping[str, nodes.Node],
+        crew: workers.Workers,
+        mirrors: static_pods.StaticPods | None = None,
     ) -> None:
         self._fleet = fleet
         self._crew = crew
+        self._mirrors = mirrors
         self._first: dict[str, Object] | None = {}
         only = next(iter(fleet)) if len(fleet) == 1 else None
         self.informer = informer.Informer(
@@ -60,6 +69,9 @@ class Source:
 
     def on_add(self, record: Object) -> None:
         """A pod was bound to one of the nodes."""
+        if _MIRROR in record:
+            self._show_mirror(record)
+            return
         uid = record["metadata"]["uid"]
         if self._first is not None:
             self._first[uid] = record
@@ -70,20 +82,33 @@ class Source:
 
     def on_update(self, _: Object, record: Object) -> None:
         """A pod has changed."""
-        if self._first is not None:
+        if _MIRROR in record:
+            self._show_mirror(record)
+        elif self._first is not None:
             self._first[record["metadata"]["uid"]] = record
         else:
             self._crew.update(record)
 
     def on_delete(self, record: Object) -> None:
         """A pod is gone from the API."""
-        if self._first is not None:
+        if _MIRROR in record:
+            if self._mirrors is not None:
+                self._mirrors.mirror_gone(record[_MIRROR])
+        elif self._first is not None:
             self._first.pop(record["metadata"]["uid"], None)
         else:
             self._crew.remove(record)
 
     def _keep(self, pod: Object) -> Object | None:
-        return records.pack(pod) if pod["spec"].get("nodeName") in self._fleet else None
+        if pod["spec"].get("nodeName") not in self._fleet:
+            return None
+        if static_pods.is_mirror(pod):
+            return {"metadata": pod["metadata"], _MIRROR: pod}
+        return records.pack(pod)
+
+    def _show_mirror(self, record: Object) -> None:
+        if self._mirrors is not None:
+            self._mirrors.mirror_seen(record[_MIRROR])
 
     def _meet(self, record: Object, found: provider.RuntimePod | None) -> pod_worker.Worker:
         return self._crew.first_sight(self._fleet[record["node"]], record, found)
@@ -93,3 +118,33 @@ def _age(worker: pod_worker.Worker) -> str:
     """Pods are admitted in the order of their creation."""
     created: str = worker.load()["metadata"].get("creationTimestamp") or ""
     return created
+
+
+class Files:
+    """Feeds the workers with static pods.
+
+    Args:
+        source: gives what feeds them with the API's pods.
+    """
+
+    def __init__(self, source: Callable[[], Source]) -> None:
+        self._source = source
+
+    def on_add(self, pod: Object) -> None:
+        """A pod is to run."""
+        self._source().on_add(_pack(pod))
+
+    def on_update(self, old: Object, new: Object) -> None:
+        """A pod of the same UID is to run differently."""
+        self._source().on_update(old, _pack(new))
+
+    def on_delete(self, pod: Object) -> None:
+        """A pod is to stop."""
+        self._source().on_delete(_pack(pod))
+
+
+def _pack(pod: Object) -> Object:
+    """A record of a pod that the API has never seen, and so no version of it."""
+    packed = records.pack(copy.deepcopy(pod))
+    packed["metadata"]["resourceVersion"] = "0"
+    return packed

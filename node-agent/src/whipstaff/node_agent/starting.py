@@ -109,6 +109,7 @@ class Starter:
         report("Normal", "Created", "Container created")
         report("Normal", "Started", "Container started")
         if self._host is not None:
+            self._host.resizer.started(pod, order.definition)
             self._host.link_log(pod, run)
             await self._after_start(pod, sandbox, order, run, stop, report)
         return run

@@ -7,13 +7,13 @@ the other, sidecars, containers, restarts and their back-offs) is one function, 
 Stopping for good is another, shorter story, told by `stop_order`.
 
 Answers to ``computePodActions``, ``computeInitContainerActions`` and ``doBackOff`` in
-``pkg/kubelet/kuberuntime`` and to ``kuberuntime_termination_order.go``. Leaves out in-place resize
-and RestartAllContainers.
+``pkg/kubelet/kuberuntime`` and to ``kuberuntime_termination_order.go``. Leaves out
+RestartAllContainers; what an in-place resize does besides restarts is planned by `resizing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whipstaff.node_agent import conditions, container_statuses, containers, provider, texts
@@ -126,6 +126,20 @@ def next_step(pod: Object, runtime: provider.RuntimePod, waits: Waits, now: floa
         runtime = provider.RuntimePod(runtime.uid, containers=runtime.containers)
     wake_at = _add_starts(operations, plan, pod["spec"], runtime, waits, now)
     return Step(tuple(operations), wake_at)
+
+
+def restarts(
+    pod: Object, runtime: provider.RuntimePod, names: Collection[str]
+) -> list[StopContainer | StartContainer]:
+    """Stop running containers and start them anew, for a resize that they can't have otherwise."""
+    operations: list[StopContainer | StartContainer] = []
+    for kind, definition in containers.every(pod["spec"]):
+        run = runtime.latest(definition["name"]) if definition["name"] in names else None
+        if run is not None and run.state is RUNNING:
+            message = f"Container {run.name} resize requires restart"
+            operations.append(StopContainer(run, message))
+            operations.append(StartContainer(kind, run.name, run.attempt + 1))
+    return operations
 
 
 def stop_order(spec: Object, running: Sequence[str]) -> list[list[str]]:

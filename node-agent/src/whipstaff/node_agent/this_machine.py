@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+import platform
 from typing import TYPE_CHECKING
 
 from whipstaff.node_agent import (
@@ -19,6 +20,7 @@ from whipstaff.node_agent import (
     machine,
     provider,
     server,
+    sysctls,
 )
 from whipstaff.runtime import errors
 
@@ -61,6 +63,7 @@ async def settings(plan: app.Plan, runtime: provider.Provider) -> agent.Settings
             cluster_domain=plan.cluster_domain,
             cgroup_driver=driver,
         ),
+        pathlib.Path(told.static_pods) if told.static_pods else None,
     )
 
 
@@ -108,4 +111,5 @@ def _hosting(plan: app.Plan) -> hosting.Settings:
         cluster_dns=plan.cluster_dns,
         cluster_domain=plan.cluster_domain,
         resolv_conf=plan.settings.resolv_conf,
+        sysctls=sysctls.Allowlist(platform.release(), plan.settings.unsafe_sysctls),
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from whipstaff.node_agent import (
     admission,
@@ -26,6 +26,7 @@ from whipstaff.node_agent import (
     hosting,
     lifecycle,
     metrics,
+    mirrors,
     nodes,
     patches,
     pod_events,
@@ -33,6 +34,8 @@ from whipstaff.node_agent import (
     provider,
     records,
     reports,
+    room,
+    static_pods,
     statuses,
     steps,
     texts,
@@ -64,6 +67,9 @@ class Workers:
         line: wakes workers up.
         context: of the statuses: the provider's name, the nodes' addresses.
         host: what pods on this machine need; None for a provider that has them elsewhere.
+
+    Attributes:
+        statics: the static pods; None where there are none.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Workers:
         context: lifecycle.Context,
         host: hosting.Host | None = None,
     ) -> None:
+        self.statics: static_pods.StaticPods | None = None
         self._runtime = runtime
         self._executor = executor
         self._events = events
@@ -86,6 +93,8 @@ class Workers:
         self._workers: dict[str, Worker] = {}
         self._unregistered: dict[str, list[Worker]] = {}  # by node
         self._stopping = False
+        if host is not None:
+            host.resizer.attach(room.Room(self.get, self.wake, self._hold))
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -121,10 +130,9 @@ class Workers:
             life=lifecycle.Life(self._executor.judged(runtime)),
             wake=self.wake,
             seen_at=self._line.clock(),
+            static=admission.is_static(pod),
             cleaned=self._host is None,
         )
-        if self._host is not None:
-            self._host.adopt(runtime)
         worker.take(record)
         worker.note(pod)
         worker.changed = False
@@ -133,8 +141,9 @@ class Workers:
         worker.admitted = bool(runtime.containers) or bool(runtime.sandboxes)
         over = conditions.is_terminal(pod.get("status") or {})
         if worker.admitted and not over:
-            worker.claim = admission.claim_of(pod["spec"])
-            node.usage.add(worker.claim)
+            if self._host is not None:
+                pod = self._host.found(pod, runtime)
+            self._hold(worker, pod)
         worker.admitted = worker.admitted or over or worker.deleted
         worker.started = over or (pod.get("status") or {}).get("phase") == "Running"
         self._workers[uid] = worker
@@ -179,6 +188,19 @@ class Workers:
             worker.remount = True
             worker.life.errors.clear()
             self.wake(worker)
+
+    def mirrored(self, uid: str) -> None:
+        """A static pod has a new mirror, which is to show its status."""
+        worker = self._workers.get(uid)
+        mirror = self.statics.mirror_of(uid) if self.statics is not None else None
+        if worker is None or mirror is None:
+            return
+        if worker.last_status is None:
+            worker.last_status = mirror.get("status")
+        elif worker.life.status is None:
+            worker.life.status = worker.last_status
+        self._report(worker)
+        self.wake(worker)
 
     def probed(self, uid: str) -> None:
         """A probe of one of a pod's containers has news."""
@@ -307,10 +329,12 @@ class Workers:
             worker.changed = False
             worker.remount = True
             self._runtime.refresh(pod)
-            self._claim_again(worker, pod)
+            self._notice(worker, pod)
         if not (worker.admitted or life.orphaned or self._admit(worker, pod)):
             return
         now = self._line.clock()
+        if self._host is not None:
+            pod = self._host.resizer.allocated(pod)
         life.runtime = self._executor.judged(life.runtime)
         decision = lifecycle.decide(pod, life, self._context, now)
         if decision.verdict is not None and life.verdict is None:
@@ -319,7 +343,10 @@ class Workers:
         life.stage = decision.stage
         life.grace = decision.grace
         if not life.orphaned:
-            self._publish(worker, pod, decision.status, now)
+            status = decision.status
+            if self._host is not None:
+                status = self._host.resizer.complete(pod, life.runtime, status)
+            self._publish(worker, pod, status, now)
         if decision.finished:
             await self._finish(worker)
             return
@@ -346,8 +373,24 @@ class Workers:
                 # Nothing starts on volumes that aren't there.
                 operations = [o for o in operations if not isinstance(o, steps.StartContainer)]
             due.append(self._host.refresh_at(worker.uid))
+            operations = [*await self._resize(worker, pod, self._host), *operations]
+            due.append(self._host.resizer.retry_at(worker.uid))
         await self._execute(worker, pod, operations)
         return min((when for when in due if when is not None), default=None)
+
+    async def _resize(
+        self, worker: Worker, pod: Object, host: hosting.Host
+    ) -> Sequence[lifecycle.Operation]:
+        """Give a pod what it was allocated; returns the restarts that belong to it."""
+        life = worker.life
+        todo = host.resizer.plan(pod, life.runtime)
+        if not todo:
+            return []
+        with _busy(worker):
+            await host.resizer.resize(pod, life.runtime, todo)
+        worker.stale = True
+        worker.dirty = True
+        return steps.restarts(pod, life.runtime, todo.restarts)
 
     async def _remount(
         self, worker: Worker, pod: Object, host: hosting.Host
@@ -381,7 +424,7 @@ class Workers:
         if worker.life.orphaned:
             await self._settle(worker)
         elif worker.may_be_deleted():
-            self._reporter.put(worker)
+            self._report(worker)
 
     async def _execute(
         self, worker: Worker, pod: Object, operations: Iterable[lifecycle.Operation]
@@ -410,10 +453,12 @@ class Workers:
         if objects.is_terminating(pod):
             return True
         claim = admission.claim_of(pod["spec"])
-        rejection = admission.admit(pod, claim, node.object, node.allocatable, node.usage)
+        machine = self._host.limits if self._host is not None else None
+        rejection = admission.admit(pod, claim, node.object, node.allocatable, node.usage, machine)
         if rejection is None:
-            worker.claim = claim
-            node.usage.add(claim)
+            self._hold(worker, pod)
+            if self._host is not None:
+                self._host.resizer.admitted(pod)
             return True
         _log.info("pod rejected", pod=worker.key, reason=rejection.reason)
         metrics.admission_rejections.labels(rejection.reason).inc()
@@ -435,31 +480,53 @@ class Workers:
         if patches.differs(shown, status):
             worker.life.status = status
         if worker.life.status is not None or worker.may_be_deleted():
-            self._reporter.put(worker)
+            self._report(worker)
 
-    def _claim_again(self, worker: Worker, pod: Object) -> None:
-        """Hold what a changed spec asks for in the place of what the old one did."""
+    def _report(self, worker: Worker) -> None:
+        """Have a pod's news written: to the pod, or to the mirror of a static one."""
+        if not worker.static:
+            self._reporter.put(worker)
+            return
+        mirror = self.statics.mirror_of(worker.uid) if self.statics is not None else None
+        if mirror is not None and self.statics is not None:
+            self._reporter.put(mirrors.Mirror(worker, mirror, self.statics.mirror_seen))
+
+    def _notice(self, worker: Worker, pod: Object) -> None:
+        """A pod's spec may have changed: what it asks for, it may have to wait for."""
+        if worker.claim is None:
+            return
+        if self._host is None:
+            self._hold(worker, pod)
+        else:
+            self._host.resizer.noticed(pod)
+
+    def _hold(self, worker: Worker, pod: Object) -> None:
+        """Have a pod hold what its spec asks for, in the place of what it held before."""
         if worker.claim is not None:
-            self._release(worker)
-            worker.claim = admission.claim_of(pod["spec"])
-            worker.node.usage.add(worker.claim)
+            worker.node.usage.remove(worker.claim)
+        worker.claim = admission.claim_of(pod["spec"])
+        worker.node.usage.add(worker.claim)
 
     def _release(self, worker: Worker) -> None:
         if worker.claim is not None:
             worker.node.usage.remove(worker.claim)
             worker.claim = None
+            if self._host is not None:
+                self._host.resizer.retry("pod_deleted")
 
     async def _settle(self, worker: Worker) -> None:
         """All is over: the pod may be deleted from the API, or has been, and can be forgotten."""
         if not worker.life.orphaned:
             if worker.may_be_deleted():
-                self._reporter.put(worker)
+                self._report(worker)
             return
         self._release(worker)
         await self._executor.remove(worker.load(), worker.life.runtime)
         if worker.alarm is not None:
             worker.alarm.cancel()
         self._workers.pop(worker.uid, None)
+        if worker.static and self.statics is not None:
+            self.statics.gone(worker.uid)
 
     def _wake_at(self, worker: Worker, when: float | None) -> None:
         if worker.alarm is not None:

@@ -8,8 +8,9 @@ events. It comes back by itself when the runtime was restarted. Errors of calls 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import grpc
@@ -22,6 +23,14 @@ T = TypeVar("T")
 DEFAULT_ENDPOINT = "unix:///run/containerd/containerd.sock"
 # Seconds for a call that isn't known to take longer; the kubelet's --runtime-request-timeout.
 TIMEOUT = 120.0
+# What an agent that was killed has left half-done is being undone: so often, with such pauses, a
+# call is made again.
+TRIES = 20
+PAUSE = 0.2
+
+_UNSETTLED = ("is in starting state", "is already in removing state")
+# Seconds that a call may go on after its task was cancelled.
+_PATIENCE = 5.0
 
 # cri-client's maxMsgSize: lists of a full node don't fit into gRPC's 4 MiB.
 _MESSAGE_BYTES = 16 * 1024 * 1024
@@ -94,6 +103,39 @@ async def unless_gone(call: Awaitable[T]) -> T | None:
         if error.code() is not grpc.StatusCode.NOT_FOUND:
             raise
         return None
+
+
+async def when_settled(call: Callable[[], Awaitable[T]]) -> T | None:
+    """As `unless_gone`, made again while what it is about is in the middle of something.
+
+    That is so for a moment after an agent was killed: its calls are being undone.
+    """
+    for _ in range(TRIES):
+        try:
+            return await unless_gone(call())
+        except aio.AioRpcError as error:
+            if not any(phrase in (error.details() or "") for phrase in _UNSETTLED):
+                raise
+            await asyncio.sleep(PAUSE)
+    return await unless_gone(call())
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """Do something that is better finished than broken off, even if its task is cancelled.
+
+    The cancellation comes through when it is done, or after a few seconds.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # Nobody asks any more how it ended.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await asyncio.wait({task}, timeout=_PATIENCE)
+        finally:
+            task.cancel()
+        raise
 
 
 _GO_CODES = {

@@ -22,6 +22,7 @@ from whipstaff.node_agent.providers.cri import (
     labels,
     resources,
     security,
+    statuses,
     termination,
 )
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
@@ -29,9 +30,6 @@ from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
 from whipstaff.runtime import objects
 
 Object = objects.Object
-
-_TRIES = 10
-_PAUSE = 0.3
 
 _PROPAGATIONS = {
     "None": pb.PROPAGATION_PRIVATE,
@@ -142,9 +140,11 @@ class Containers:
         Raises:
             grpc.aio.AioRpcError: it couldn't be created.
         """
-        for _ in range(_TRIES):
+        for _ in range(connection.TRIES):
             try:
-                answer = await self._runtime.CreateContainer(request, timeout=connection.TIMEOUT)
+                answer = await connection.to_the_end(
+                    self._runtime.CreateContainer(request, timeout=connection.TIMEOUT)
+                )
             except aio.AioRpcError as error:
                 if not connection.is_reserved(error):
                     raise
@@ -152,7 +152,7 @@ class Containers:
                 if found:
                     return found, True
                 failure = error
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(connection.PAUSE)
             else:
                 return answer.container_id, False
         raise failure
@@ -163,8 +163,10 @@ class Containers:
         Raises:
             grpc.aio.AioRpcError: it couldn't be started.
         """
-        await self._runtime.StartContainer(
-            pb.StartContainerRequest(container_id=container_id), timeout=connection.TIMEOUT
+        await connection.to_the_end(
+            self._runtime.StartContainer(
+                pb.StartContainerRequest(container_id=container_id), timeout=connection.TIMEOUT
+            )
         )
 
     async def status(self, container_id: str) -> pb.ContainerStatus | None:
@@ -200,10 +202,9 @@ class Containers:
         Raises:
             grpc.aio.AioRpcError: it couldn't be removed.
         """
-        await connection.unless_gone(
-            self._runtime.RemoveContainer(
-                pb.RemoveContainerRequest(container_id=container_id), timeout=connection.TIMEOUT
-            )
+        request = pb.RemoveContainerRequest(container_id=container_id)
+        await connection.when_settled(
+            lambda: self._runtime.RemoveContainer(request, timeout=connection.TIMEOUT)
         )
 
     async def list(self, uid: str | None = None, name: str = "") -> list[pb.Container]:
@@ -228,7 +229,8 @@ class Containers:
         for item in await self.list(uid, wanted.metadata.name):
             if item.metadata.attempt != wanted.metadata.attempt:
                 continue
-            if item.state in {pb.CONTAINER_RUNNING, pb.CONTAINER_EXITED}:
+            status = await self.status(item.id)
+            if status is not None and statuses.has_started(status):
                 return item.id
             await self.remove(item.id)
         return ""

@@ -127,8 +127,9 @@ class Events:
         if event.id != container_id:
             # Some command in a container, not the container.
             return
-        at = event.exited_at.seconds + event.exited_at.nanos / 1e9
-        end = register.Exit(at, event.exit_status)
+        # To the nanosecond as the CRI will tell of it, and divided as that is.
+        at = event.exited_at.seconds * 1_000_000_000 + event.exited_at.nanos
+        end = register.Exit(at / 1e9, event.exit_status)
         if event.exit_status == statuses.KILLED and not self._known.ran_out(container_id):
             loop = asyncio.get_running_loop()
             loop.call_later(_OOM_WAIT, self._take_exit, container_id, end)

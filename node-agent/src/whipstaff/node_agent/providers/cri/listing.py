@@ -2,9 +2,9 @@
 
 Two lists, and then a question for each sandbox and container of which more must be known than the
 lists say: nothing but what has changed since it was known. Containers that were created but never
-started don't count: they do nothing, and starting the same container again clears them away.
-Runs no loop. Answers to GetPods and GetPodStatus in ``kuberuntime_manager.go`` and to the relist of
-``pkg/kubelet/pleg/generic.go``.
+started, or whose start was broken off, don't count: they do nothing, and starting the same
+container again clears them away. Runs no loop. Answers to GetPods and GetPodStatus in
+``kuberuntime_manager.go`` and to the relist of ``pkg/kubelet/pleg/generic.go``.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class Lister:
     async def read(
         self, container_id: str, uid: str, sandbox_id: str
     ) -> provider.RuntimeContainer | None:
-        """One container as it is now; None if the runtime doesn't know it.
+        """One container as it is now; None if there is none, or it hasn't run.
 
         Raises:
             grpc.aio.AioRpcError: the runtime doesn't answer.
         """
         status = await self._containers.status(container_id)
-        if status is None:
+        if status is None or not statuses.has_started(status):
             return None
         name = status.labels.get(labels.CONTAINER_NAME, "")
         given = actuated.read(self._root, uid, name, container_id)

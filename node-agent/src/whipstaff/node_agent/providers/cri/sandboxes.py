@@ -22,9 +22,6 @@ Object = objects.Object
 
 # Networks take their time: twice what other calls have.
 _RUN_TIMEOUT = 2 * connection.TIMEOUT
-# The call of an agent that was killed is still being undone: this often, and this long.
-_TRIES = 10
-_PAUSE = 0.3
 
 _PROTOCOLS = {"TCP": pb.TCP, "UDP": pb.UDP, "SCTP": pb.SCTP}
 
@@ -137,10 +134,9 @@ class Sandboxes:
         """
         # It should have been stopped: this gives back its network in case that it wasn't.
         await self.stop(sandbox_id)
-        await connection.unless_gone(
-            self._runtime.RemovePodSandbox(
-                pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id), timeout=connection.TIMEOUT
-            )
+        request = pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await connection.when_settled(
+            lambda: self._runtime.RemovePodSandbox(request, timeout=connection.TIMEOUT)
         )
 
     async def list(self, uid: str | None = None) -> list[pb.PodSandbox]:
@@ -158,7 +154,7 @@ class Sandboxes:
         return [item for item in answer.items if item.labels.get(labels.POD_UID)]
 
     async def _run(self, request: pb.RunPodSandboxRequest) -> str:
-        for _ in range(_TRIES):
+        for _ in range(connection.TRIES):
             try:
                 answer = await self._runtime.RunPodSandbox(request, timeout=_RUN_TIMEOUT)
             except aio.AioRpcError as error:
@@ -168,7 +164,7 @@ class Sandboxes:
                 if found:
                     return found
                 failure = error
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(connection.PAUSE)
             else:
                 return answer.pod_sandbox_id
         raise failure

@@ -37,6 +37,17 @@ def state(listed: int) -> State:
     return _STATES.get(listed, State.UNKNOWN)
 
 
+def has_started(status: pb.ContainerStatus) -> bool:
+    """Whether a container counts as a run.
+
+    One that was only created doesn't, nor one whose start was broken off because the agent that
+    asked for it was killed: it never ran, and that wasn't its fault.
+    """
+    if status.state != pb.CONTAINER_EXITED:
+        return status.state != pb.CONTAINER_CREATED
+    return not (status.reason == "StartError" and "context canceled" in status.message)
+
+
 def sandbox(status: pb.PodSandboxStatus) -> provider.Sandbox:
     """A sandbox.
 

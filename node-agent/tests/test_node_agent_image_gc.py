@@ -53,7 +53,7 @@ class Bench:
             lambda: self.now,
             image_gc.Policy(**policy),
             also_used=lambda: ["mounted:1"],
-            collected=self.left.extend,
+            collected=lambda refs, _: self.left.extend(refs),
             room=lambda _: (100 * GI, self.available),
         )
 

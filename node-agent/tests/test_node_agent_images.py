@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import pathlib
 from typing import Any
 
 import node_agent_builders as make
 import orjson
 import pytest
 
-from whipstaff.node_agent import images, provider, references
+from whipstaff.node_agent import images, provider, pull_records, references
 
 
 class Runtime:
@@ -193,6 +194,9 @@ class Registry(Runtime):
         self.accepted = accepted
         self.asked: list[str] = []
 
+    async def images(self) -> Any:
+        return ()
+
     async def pull(self, pod: Any, image: str, auth: Any = None) -> provider.Image:
         user = (auth or {}).get("username", "")
         self.asked.append(user)
@@ -220,7 +224,11 @@ class Clinic(Bench):
     """A bench with a registry, pull secrets and limits."""
 
     def __init__(
-        self, runtime: Registry, refs: References, limits: images.Limits | None = None
+        self,
+        runtime: Registry,
+        refs: References,
+        limits: images.Limits | None = None,
+        records: pull_records.Records | None = None,
     ) -> None:
         super().__init__()
         self.registry = runtime
@@ -229,13 +237,13 @@ class Clinic(Bench):
             lambda: self.now,
             refs,  # type: ignore[arg-type]
             limits,
+            records,
         )
 
     async def ensure(self, image: str = "nginx", policy: str = "IfNotPresent") -> provider.Image:
         pod = make.pod(imagePullSecrets=[{"name": "pull"}, {"name": "other"}, {"name": ""}])
-        return await self.images.ensure(
-            pod, make.container("app", image), lambda *event: self.events.append(event)
-        )
+        definition = make.container("app", image) | {"imagePullPolicy": policy}
+        return await self.images.ensure(pod, definition, lambda *e: self.events.append(e))
 
 
 async def test_each_fitting_secret_is_tried_until_one_does() -> None:
@@ -309,6 +317,69 @@ async def test_pulls_wait_for_their_turn() -> None:
     registry.pull = slow  # type: ignore[method-assign]
     await asyncio.gather(*(clinic.ensure(f"nginx:{number}") for number in range(5)))
     assert most == 2
+
+
+# Images that not everybody may use.
+
+
+async def recorded(
+    registry: Registry, refs: References, folder: pathlib.Path
+) -> tuple[Clinic, pull_records.Records]:
+    records = pull_records.Records(folder, clock=lambda: make.NOW)
+    clinic = Clinic(registry, refs, records=records)
+    await clinic.images.start()
+    return clinic, records
+
+
+async def test_an_image_that_took_a_secret_is_pulled_again_by_who_has_not_got_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    other = {"metadata": {"uid": "2", "namespace": "shop", "name": "other"}}
+    secrets = References(pull=pull_secret("a"), other=pull_secret("c") | other)
+    clinic, _ = await recorded(Registry("a"), secrets, tmp_path)
+    registry = clinic.registry
+    registry.present = await clinic.ensure("example.com/x")
+    assert registry.asked == ["a"]
+    await clinic.ensure("example.com/x")
+    assert registry.asked == ["a"]  # the same secret is enough
+    del secrets.secrets["pull"]
+    error = await clinic.fails(image="example.com/x")
+    assert error.message == "unauthorized: c"
+    error = await clinic.fails(image="example.com/x", policy="Never")
+    assert error.reason == "ErrImageNeverPull"
+
+
+async def test_an_image_that_was_there_before_is_everybodys(tmp_path: pathlib.Path) -> None:
+    clinic, _ = await recorded(Registry("a"), References(), tmp_path)
+    clinic.registry.present = provider.Image("sha256:9")
+    await clinic.ensure("example.com/x")
+    assert clinic.registry.asked == []
+
+
+async def test_an_image_that_took_no_secret_is_everybodys(tmp_path: pathlib.Path) -> None:
+    clinic, _ = await recorded(Registry(), References(), tmp_path)
+    clinic.registry.present = await clinic.ensure("nginx")
+    await clinic.ensure("nginx")
+    assert clinic.registry.asked == [""]
+
+
+async def test_a_pull_that_fails_leaves_no_trace(tmp_path: pathlib.Path) -> None:
+    clinic, _ = await recorded(Registry("z"), References(), tmp_path)
+    await clinic.fails(image="nginx")
+    assert _files(tmp_path) == []
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_a_pull_that_can_not_be_recorded_is_not_made(tmp_path: pathlib.Path) -> None:
+    clinic, _ = await recorded(Registry(), References(), tmp_path)
+    (tmp_path / "image_manager" / "pulling").rmdir()
+    error = await clinic.fails(image="nginx")
+    text = 'Failed to record image pull intent for container image "nginx"'
+    assert error.message.startswith(text)
+    assert clinic.registry.asked == []
 
 
 # Who a container runs as.

@@ -131,6 +131,11 @@ def test_the_nodes_own_credentials_come_from_the_first_file(tmp_path: pathlib.Pa
     assert [c.username for c in keyrings.of_node(str(root), home).find(image)] == ["root"]
 
 
+def test_credentials_have_the_fingerprint_that_the_kubelet_notes() -> None:
+    found = keyrings.Credentials("me", "a&b")
+    assert found.fingerprint().startswith("70a19f143c9a6a5be241ab59b77dba48")
+
+
 def test_credentials_can_be_told_apart_without_being_told() -> None:
     one, other = keyrings.Credentials("me", "a"), keyrings.Credentials("me", "b")
     assert one.fingerprint() == keyrings.Credentials("me", "a", ("uid",)).fingerprint()

@@ -130,7 +130,8 @@ class Collector:
         policy: when images are collected.
         also_used: names of images that are in use without a container of theirs, such as those
             mounted as volumes.
-        collected: called with the references of what is left, after images were deleted.
+        collected: called after images were deleted, with the references of what is left and the
+            time at which it began; `pull_records.Records.prune` fits.
         room: capacity and available bytes of the file system that a path is in.
     """
 
@@ -142,7 +143,7 @@ class Collector:
         policy: Policy | None = None,
         *,
         also_used: Callable[[], Iterable[str]] = tuple,
-        collected: Callable[[Iterable[str]], None] = lambda _: None,
+        collected: Callable[[Iterable[str], float], None] = lambda *_: None,
         room: Callable[[str], tuple[int, int]] | None = None,
     ) -> None:
         self._runtime = runtime
@@ -272,7 +273,8 @@ class Collector:
                 f"wanted to free {wanted} bytes, but freed {freed} bytes space "
                 f"with errors in image deletion: {_joined(complaints)}"
             )
-        self._collected(image.ref for image in await self._runtime.images())
+        left = [image.ref for image in await self._runtime.images()]
+        await asyncio.to_thread(self._collected, left, now)
         return freed
 
     async def _delete_one(self, image: provider.Image, reason: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from whipstaff.node_agent import (
@@ -22,6 +22,7 @@ from whipstaff.node_agent import (
     containers,
     keyrings,
     provider,
+    pull_records,
     references,
     texts,
 )
@@ -29,6 +30,7 @@ from whipstaff.runtime import events, objects
 
 Object = objects.Object
 Report = Callable[[events.EventType, str, str], None]
+Recorder = Callable[[str, keyrings.Credentials | None], Awaitable[None]]
 
 PULL_ERROR = "ErrImagePull"
 # How long the error of a pull is shown before it is replaced by that of its back-off.
@@ -88,6 +90,7 @@ class Images:
         refs: where pull secrets are read; None for a provider that asks no registry, for which
             there are no secrets and no limit on how often it may.
         limits: how much may be pulled.
+        records: who pulled what; without them every pod may use what is there.
     """
 
     def __init__(
@@ -96,8 +99,10 @@ class Images:
         clock: Callable[[], float],
         refs: references.References | None = None,
         limits: Limits | None = None,
+        records: pull_records.Records | None = None,
     ) -> None:
         self._runtime = runtime
+        self._records = records
         self._clock = clock
         self._references = refs
         self._limits = limits or Limits()
@@ -122,7 +127,7 @@ class Images:
             raise _invalid(image, report)
         policy = definition.get("imagePullPolicy", "IfNotPresent")
         present = None if policy == "Always" else await self._present(pod, image)
-        if present is not None:
+        if present is not None and await self._may_use(pod, image, present, report):
             report("Normal", "Pulled", _already_there(image))
             return present
         if policy == "Never":
@@ -132,6 +137,16 @@ class Images:
             report("Warning", "Failed", "Error: ErrImageNeverPull")
             raise self._failed("ErrImageNeverPull", message, containers.INITIAL_BACKOFF)
         return await self._pull(pod, image, report)
+
+    async def start(self) -> None:
+        """Take note of what an earlier life of the agent has pulled.
+
+        Raises:
+            OSError: there is no place for records.
+            provider.ProviderError: the runtime can't say what is there.
+        """
+        if self._records is not None:
+            await asyncio.to_thread(self._records.open, await self._runtime.images())
 
     def forget(self, uid: str) -> None:
         """Forget a pod's failures."""
@@ -147,6 +162,17 @@ class Images:
                 containers.INITIAL_BACKOFF,
             ) from error
 
+    async def _may_use(
+        self, pod: Object, image: str, present: provider.Image, report: Report
+    ) -> bool:
+        """Whether a pod may use an image that is there without pulling it itself."""
+        if self._records is None:
+            return True
+        if await asyncio.to_thread(self._records.is_free, image, present.ref):
+            return True
+        shown = await self._credentials(pod, image, report)
+        return await asyncio.to_thread(self._records.fits, image, present.ref, shown)
+
     async def _pull(self, pod: Object, image: str, report: Report) -> provider.Image:
         uid = pod["metadata"]["uid"]
         failure = self._failures.get(uid, {}).get(image)
@@ -156,9 +182,10 @@ class Images:
         credentials = await self._credentials(pod, image, report)
         report("Normal", "Pulling", f"Pulling image {texts.quoted(image)}")
         try:
-            async with self._turns or contextlib.nullcontext():
+            async with self._turns or contextlib.nullcontext(), self._recorded(image) as record:
                 turn = self._clock()
-                pulled = await self._try(pod, image, credentials)
+                pulled, used = await self._try(pod, image, credentials)
+                await record(pulled.ref, used)
         except provider.ProviderError as error:
             raise self._pull_failed(uid, image, error, report) from error
         self._failures.get(uid, {}).pop(image, None)
@@ -172,18 +199,46 @@ class Images:
         )
         return pulled
 
+    @contextlib.asynccontextmanager
+    async def _recorded(self, image: str) -> AsyncIterator[Recorder]:
+        """Announce a pull, and take that back if nothing comes of it."""
+        records, done = self._records, False
+
+        async def record(ref: str, used: keyrings.Credentials | None) -> None:
+            nonlocal done
+            done = True
+            if records is not None:
+                await asyncio.to_thread(records.succeeded, image, ref, used)
+
+        if records is None:
+            yield record
+            return
+        try:
+            await asyncio.to_thread(records.announce, image)
+        except OSError as error:
+            text = (
+                "Failed to record image pull intent for container image "
+                f"{texts.quoted(image)}: {error}"
+            )
+            raise provider.ProviderError(text) from error
+        try:
+            yield record
+        finally:
+            if not done:
+                records.failed(image)
+
     async def _try(
         self, pod: Object, image: str, credentials: Sequence[keyrings.Credentials]
-    ) -> provider.Image:
+    ) -> tuple[provider.Image, keyrings.Credentials | None]:
         """Pull with the first credentials that do; without any where there are none."""
         if not self._may_pull():
             raise provider.ProviderError("pull QPS exceeded")
         if not credentials:
-            return await self._runtime.pull(pod, image)
+            return await self._runtime.pull(pod, image), None
         complaints: list[provider.ProviderError] = []
         for one in credentials:
             try:
-                return await self._runtime.pull(pod, image, one.auth())
+                return await self._runtime.pull(pod, image, one.auth()), one
             except provider.ProviderError as error:
                 complaints.append(error)
         if len(complaints) == 1:

@@ -33,6 +33,7 @@ _KINDS = {
     "kubernetes.io/dockerconfigjson": ".dockerconfigjson",
     "kubernetes.io/dockercfg": ".dockercfg",
 }
+_ESCAPED_BY_GO = "&<>\u2028\u2029"
 _SCHEMES = ("https://", "http://")
 
 
@@ -51,15 +52,19 @@ class Credentials:
     username: str = ""
     password: str = field(default="", repr=False)
     source: tuple[str, ...] = ()
+    email: str = ""
 
     def auth(self) -> dict[str, str]:
         """As `provider.Provider.pull` takes them."""
         return {"username": self.username, "password": self.password}
 
     def fingerprint(self) -> str:
-        """Tells credentials apart without telling them."""
-        text = orjson.dumps([self.username, self.password])
-        return hashlib.sha256(text).hexdigest()
+        """Tells credentials apart without telling them; the same that the kubelet notes."""
+        told = {"username": self.username, "password": self.password, "email": self.email}
+        text = orjson.dumps({key: value for key, value in told.items() if value}).decode()
+        for character in _ESCAPED_BY_GO:
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +184,10 @@ def parse(text: bytes, source: Sequence[str], *, auths: bool) -> list[tuple[str,
 def _credentials(entry: Any, source: tuple[str, ...]) -> Credentials:
     if not isinstance(entry, Mapping):
         raise KeyringError("invalid registry credentials: an entry isn't a JSON object")
-    encoded = entry.get("auth")
+    username, password = str(entry.get("username") or ""), str(entry.get("password") or "")
+    email, encoded = str(entry.get("email") or ""), entry.get("auth")
     if not encoded:
-        return Credentials(str(entry.get("username", "")), str(entry.get("password", "")), source)
+        return Credentials(username, password, source, email)
     try:
         padded = encoded if encoded.strip().endswith("=") else encoded + "=" * (-len(encoded) % 4)
         decoded = base64.b64decode(padded, validate=True).decode()
@@ -192,7 +198,7 @@ def _credentials(entry: Any, source: tuple[str, ...]) -> Credentials:
         raise KeyringError(
             "unable to parse auth field, must be formatted as base64(username:password)"
         )
-    return Credentials(username, password.strip("\0"), source)
+    return Credentials(username, password.strip("\0"), source, email)
 
 
 def _entry(location: str, credentials: Credentials) -> _Entry | None:

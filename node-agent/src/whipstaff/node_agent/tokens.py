@@ -7,11 +7,11 @@ Runs no loop and owns the tokens, in memory only. Answers to ``pkg/kubelet/token
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from whipstaff.node_agent import patience
 from whipstaff.runtime import client, errors, logs, objects, resources
 
 Object = objects.Object
@@ -21,9 +21,6 @@ _JITTER = 10.0
 # The share of its time that is left when a token is replaced.
 _REST = 0.2
 _PAUSE = 30.0
-# The API server lets a node have tokens of its pods' accounts once it has itself seen that the pod
-# is bound, which may be a moment after we have.
-_FORBIDDEN_PAUSES = (0.05, 0.2)
 
 _log = logs.get("node_agent.tokens")
 
@@ -119,24 +116,20 @@ class Tokens:
             "metadata": {},
             "spec": spec,
         }
-        answer = await self._post(body, metadata["namespace"], account)
+        answer = await patience.allowed(
+            lambda: self._api.create(
+                resources.SERVICEACCOUNTS,
+                body,
+                metadata["namespace"],
+                name=account,
+                subresource="token",
+            )
+        )
         status = answer["status"]
         expires_at = objects.parse_time(status["expirationTimestamp"])
         lasts = float((answer.get("spec") or {}).get("expirationSeconds") or seconds or 3600)
         renew_at = min(expires_at - lasts + _DAY, expires_at - lasts * _REST)
         return _Token(status["token"], expires_at, renew_at - random.uniform(0, _JITTER))
-
-    async def _post(self, body: Object, namespace: str, account: str) -> Object:
-        for pause in (*_FORBIDDEN_PAUSES, None):
-            try:
-                return await self._api.create(
-                    resources.SERVICEACCOUNTS, body, namespace, name=account, subresource="token"
-                )
-            except errors.Forbidden:
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
-        raise AssertionError
 
 
 def _text(error: Exception) -> str:

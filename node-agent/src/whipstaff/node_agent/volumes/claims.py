@@ -13,6 +13,7 @@ import pathlib
 import stat
 from dataclasses import dataclass
 
+from whipstaff.node_agent import patience
 from whipstaff.node_agent.volumes import mounting, ownership, places
 from whipstaff.runtime import client, errors, objects, resources
 
@@ -77,7 +78,9 @@ def _check_owner(claim: Object, pod: Object) -> None:
 
 async def _claim(api: client.Client, namespace: str, name: str) -> Object:
     try:
-        claim = await api.get(resources.PERSISTENTVOLUMECLAIMS, name, namespace)
+        claim = await patience.allowed(
+            lambda: api.get(resources.PERSISTENTVOLUMECLAIMS, name, namespace)
+        )
     except (errors.WhipstaffError, ValueError) as error:
         text = f"failed to fetch PVC from API server: {_text(error)}"
         raise UnboundError(text) from error
@@ -94,7 +97,7 @@ async def _claim(api: client.Client, namespace: str, name: str) -> Object:
 async def _volume(api: client.Client, claim: Object) -> Object:
     name = claim["spec"]["volumeName"]
     try:
-        found = await api.get(resources.PERSISTENTVOLUMES, name)
+        found = await patience.allowed(lambda: api.get(resources.PERSISTENTVOLUMES, name))
     except (errors.WhipstaffError, ValueError) as error:
         text = f"failed to fetch PV {name} from API server: {_text(error)}"
         raise UnboundError(text) from error

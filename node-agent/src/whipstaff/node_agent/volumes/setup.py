@@ -1,7 +1,7 @@
 """Setting up one volume: what is needed of the API first, then the work on the machine.
 
-`Planner.plan` collects what a volume is made of and returns the rest as a `Job`, which blocks and is
-done in a thread: so that a pod's volumes wait for the API together and then cost one thread. Runs
+`Planner.plan` collects what a volume is made of and returns the rest as a `Job`, which blocks and
+is done in a thread: so that a pod's volumes wait for the API together and cost one thread. Runs
 no loop and owns nothing. Answers to the SetUp methods of the plugins in ``pkg/volume``.
 """
 

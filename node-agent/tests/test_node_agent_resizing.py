@@ -614,6 +614,31 @@ async def test_a_group_is_resized_even_if_nothing_runs_in_it(node: Node) -> None
     assert not node.resizer.plan(node.given(), stopped)
 
 
+async def test_the_group_shrinks_after_what_is_to_restart_has_restarted(node: Node) -> None:
+    policy = [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]
+
+    def restarting(cpu: str, generation: int) -> Object:
+        found = web(cpu, cpu, generation)
+        found["spec"]["containers"][0]["resizePolicy"] = policy
+        return found
+
+    node.add(restarting("200m", 1))
+    node.groups.numbers_of = Numbers(204, 20_000)
+    node.ask(restarting("100m", 2))
+    todo = await node.actuate()
+    assert todo.restarts == {"app"}
+    assert node.groups.log == []
+    node.resizer.started(node.given(), node.given()["spec"]["containers"][0])
+    assert node.conditions() == [{"type": "PodResizeInProgress", "observedGeneration": 2}]
+    assert await node.actuate()
+    assert node.groups.log == [
+        ("group", {"shares": 102}),
+        ("group", {"quota": 10_000}),
+        ("group", "all"),
+    ]
+    assert node.conditions() == []
+
+
 async def test_a_pod_that_is_over_has_no_resize(node: Node) -> None:
     node.add(web("100m"))
     node.ask(web("200m", generation=2))

@@ -324,7 +324,11 @@ class Resizer:
         return self._retry_at.get(uid)
 
     async def resize(self, pod: Object, runtime: provider.RuntimePod, todo: plans.Plan) -> None:
-        """Carry a plan out, but for its restarts; what fails is told and tried again later."""
+        """Carry a plan out, but for its restarts; what fails is told and tried again later.
+
+        The pod's group isn't made smaller before what is to restart has restarted: the next plan
+        does that.
+        """
         uid = pod["metadata"]["uid"]
         began = time.perf_counter()
         success = True
@@ -353,11 +357,16 @@ class Resizer:
                 await asyncio.to_thread(self._groups.write, pod, numbers)
             for update in todo.updates(resource):
                 await self._update(pod, update, resource)
-            for numbers in after:
+            for numbers in after if not todo.restarts else ():
                 await asyncio.to_thread(self._groups.write, pod, numbers)
-        await asyncio.to_thread(self._groups.update, pod)
+        uid = pod["metadata"]["uid"]
+        if todo.restarts:
+            # What is to restart may still hold more than the group is to have.
+            self._stale.add(uid)
+        else:
+            await asyncio.to_thread(self._groups.update, pod)
         if todo.pod_level:
-            self._actuated.put_pod(pod["metadata"]["uid"], pod["spec"].get("resources"))
+            self._actuated.put_pod(uid, pod["spec"].get("resources"))
 
     async def _check(
         self,
@@ -369,6 +378,8 @@ class Resizer:
     ) -> None:
         """Refuse to lower a memory limit below what is used: that would kill what it bounds."""
         pod_limit, container_limits = plans.shrinking(todo, current, wanted)
+        if todo.restarts:
+            pod_limit = 0
         if not (pod_limit or container_limits):
             return
         uid = pod["metadata"]["uid"]
@@ -428,7 +439,8 @@ class Resizer:
             self._clear(uid, reports.PENDING)
             self._clear(uid, reports.IN_PROGRESS)
             return
-        if plans.in_progress(pod, runtime, self._actuated.get(uid)):
+        waits = uid in self._stale and runtime.sandbox is not None and runtime.sandbox.ready
+        if waits or plans.in_progress(pod, runtime, self._actuated.get(uid)):
             self._set(uid, reports.IN_PROGRESS, "", "", pod["metadata"].get("generation", 0))
             return
         done = self._clear(uid, reports.IN_PROGRESS)

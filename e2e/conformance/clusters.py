@@ -38,14 +38,12 @@ class Real:
             raise errors.StartupError(f"no nodes with real containers: {why}")
         say("making the suite's images")
         archive = images.make("e2e", recipes.suite(), report=lambda text: say(f"  {text}"))
-        busybox = images.archive("busybox")
         say(f"starting a cluster of {nodes} nodes")
         replaced = (f"--stock={component}" for component in stock)
         self._whipstaff("up", "--provider", "cri", "--nodes", str(nodes), *replaced)
         for folder in sorted((self._data / "nodes").iterdir()):
             say(f"loading images on {folder.name}")
-            for file in (archive, busybox):
-                load(machines.files_of(self._data, folder.name), file)
+            load(machines.files_of(self._data, folder.name), archive)
 
     def stop(self) -> None:
         """End it and leave nothing."""

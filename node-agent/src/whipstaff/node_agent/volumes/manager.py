@@ -42,6 +42,8 @@ R = TypeVar("R")
 
 _BUNDLE = "clusterTrustBundle"
 _THREADS = 16
+# What a volume's own faults are; anything else is ours.
+_EXPECTED = (errors.WhipstaffError, OSError, ValueError)
 
 
 class VolumeError(errors.WhipstaffError):
@@ -167,7 +169,7 @@ class Manager:
         if not wanted:
             return ()
         uid = objects.uid(pod)
-        state = self._pods.setdefault(uid, _Pod())
+        state = self._pods.get(uid) or _Pod()
         recursive = container_mounts.supports_recursive_readonly(self._node(), pod)
         maker = container_mounts.Maker(self._layout, uid, state.places, recursive=recursive)
         try:
@@ -216,7 +218,7 @@ class Manager:
     async def usage(self, uid: str) -> Mapping[str, usage.VolumeUsage]:
         """What a pod's volumes take, by their names; about a minute old at most."""
         state = self._pods.get(uid)
-        return await self._measurer.measure(uid, state.places.items()) if state else {}
+        return await self._measurer.measure(uid, dict(state.places)) if state else {}
 
     async def _set_up(self, pod: Object, state: _Pod, volumes: list[Object]) -> list[str]:
         """Set volumes up, all at once; what has failed."""
@@ -226,7 +228,7 @@ class Manager:
         failures: dict[str, str] = {}
         jobs: dict[str, setup.Job] = {}
         for volume, plan in zip(volumes, plans, strict=True):
-            if isinstance(plan, Exception):
+            if isinstance(plan, _EXPECTED):
                 failures[volume["name"]] = _text(volume["name"], plan)
             elif isinstance(plan, BaseException):
                 raise plan
@@ -283,7 +285,7 @@ def _do_all(
     for name, job in jobs.items():
         try:
             job.run()
-        except (errors.WhipstaffError, OSError, ValueError) as error:
+        except _EXPECTED as error:
             failures[name] = _text(job.place.name, error)
         else:
             made[name] = job.place

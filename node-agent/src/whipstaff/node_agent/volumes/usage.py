@@ -12,13 +12,16 @@ import asyncio
 import os
 import pathlib
 import random
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from whipstaff.node_agent.volumes import places, trees
 from whipstaff.runtime import logs
 
 _KEEP = 60.0
+# Of volumes with millions of files: how many times longer a result is good than it took to get.
+_COST = 30.0
 
 _log = logs.get("node_agent.volumes")
 
@@ -61,7 +64,7 @@ class Measurer:
         self._results: dict[str, tuple[float, dict[str, VolumeUsage]]] = {}
 
     async def measure(
-        self, uid: str, volumes: Iterable[tuple[str, places.Place]]
+        self, uid: str, volumes: Mapping[str, places.Place]
     ) -> dict[str, VolumeUsage]:
         """The usage of a pod's volumes by their names; those that have none are left out.
 
@@ -76,12 +79,14 @@ class Measurer:
             if (known := self._known(uid)) is not None:
                 return known
             found = {}
-            for name, place in volumes:
+            started = time.monotonic()
+            for name, place in volumes.items():
                 if place.measured:
                     one = await asyncio.to_thread(_measure, place, self._clock())
                     if one is not None:
                         found[name] = one
-            good_until = self._clock() + _KEEP * random.uniform(0.8, 1.2)
+            took = time.monotonic() - started
+            good_until = self._clock() + max(_KEEP * random.uniform(0.8, 1.2), took * _COST)
             self._results[uid] = (good_until, found)
             return found
 

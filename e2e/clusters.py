@@ -29,15 +29,17 @@ class Cluster:
     def whipstaff(
         self, command: str, *arguments: str, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [*WHIPSTAFF, command, "--data-dir", str(self.data_dir), *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=300,
-            check=check,
+            check=False,
         )
+        assert done.returncode == 0 or not check, f"{done.stdout}\n{done.stderr}"
+        return done
 
     def up(self, *arguments: str) -> str:
         return self.whipstaff("up", *arguments).stdout

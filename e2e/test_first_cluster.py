@@ -30,7 +30,7 @@ def ours(folder: pathlib.Path) -> list[psutil.Process]:
 def test_fifty_replicas_run_each_placed_by_our_scheduler_on_one_of_our_nodes(
     cluster: clusters.Cluster,
 ) -> None:
-    told = cluster.up()
+    told = cluster.up("--provider", "simulated")
 
     rows = re.findall(r"^\s*(hello-\S+)\s+(node-\d)\s+(\d+)\s*$", told, re.MULTILINE)
     assert len(rows) == 6
@@ -64,7 +64,7 @@ def test_fifty_replicas_run_each_placed_by_our_scheduler_on_one_of_our_nodes(
 
 
 def test_a_second_up_is_quick_and_changes_nothing(cluster: clusters.Cluster) -> None:
-    cluster.up("--example=false")
+    cluster.up("--provider", "simulated", "--example=false")
     before = components(cluster)
     again = cluster.up("--example=false")
     assert components(cluster) == before
@@ -72,7 +72,7 @@ def test_a_second_up_is_quick_and_changes_nothing(cluster: clusters.Cluster) -> 
 
 
 def test_the_stock_scheduler_can_take_its_place(cluster: clusters.Cluster) -> None:
-    cluster.up("--stock", "scheduler", "--example=false")
+    cluster.up("--provider", "simulated", "--stock", "scheduler", "--example=false")
     assert "kube-scheduler" in components(cluster)
     assert "whipstaff-scheduler" not in components(cluster)
     cluster.kubectl("create", "deployment", "web", "--image=nginx", "--replicas=2")

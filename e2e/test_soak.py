@@ -131,7 +131,7 @@ def test_no_pod_is_lost_bound_twice_or_over_capacity_through_kills(
     cluster: Any, pytestconfig: pytest.Config
 ) -> None:
     nodes, pods = (1000, 5000) if pytestconfig.getoption("--full") else (100, 1000)
-    cluster.up("--nodes", str(nodes), "--example=false")
+    cluster.up("--provider", "simulated", "--nodes", str(nodes), "--example=false")
     asyncio.run(soak(cluster, nodes, pods))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import click.testing
 import pytest
 
-from whipstaff.cluster import command, layout, plan
+from whipstaff.cluster import clusters, command, containerd, layout, machines, plan
 from whipstaff.runtime import commands
 
 Run = Callable[..., tuple[int | str | None, str, str]]
@@ -140,3 +140,32 @@ def test_every_option_is_explained(name: str) -> None:
     result = click.testing.CliRunner().invoke(getattr(command, name), ["--help"])
     assert result.exit_code == 0
     assert "--help" in result.output
+
+
+def test_where_there_can_be_no_containers_one_line_says_why(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "obstacle", lambda: "not installed: `apt-get install runc`")
+    code, _, err = run("up", "--provider", "cri")
+    assert code == 1
+    assert err == (
+        "Error: --provider cri: not installed: `apt-get install runc`; "
+        "--provider simulated needs nothing\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why", "expected"),
+    [
+        (3, None, "cri: real containers"),
+        (3, "it takes root", "simulated: no real containers: it takes root"),
+        (500, None, "simulated: no real containers: 500 nodes are many, --provider cri insists"),
+    ],
+)
+def test_unasked_nodes_are_as_real_as_they_can_be(
+    monkeypatch: pytest.MonkeyPatch, nodes: int, why: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(machines, "obstacle", lambda: why)
+    monkeypatch.setattr(containerd, "version", lambda: "containerd 1.2.3")
+    provider, told = clusters._provider(plan.Spec(nodes=nodes))
+    assert f"{provider}: {told}".startswith(expected)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -276,6 +277,25 @@ def test_what_a_reboot_and_a_half_made_start_leave_is_no_obstacle(tmp_path: path
         machines.clean(tmp_path)
     assert left_behind(tmp_path) == []
     machines.clean(tmp_path)  # where there is nothing, nothing happens
+
+
+def test_what_cni_noted_of_pods_goes_even_where_a_reboot_took_the_rest(
+    tmp_path: pathlib.Path,
+) -> None:
+    with machines.Machine.start(tmp_path, images=archives()) as machine:
+        with runtime(machine) as cri:
+            sandbox, _ = cri.pod("forgotten")
+        machine.stop_containerd(grace=0)
+        groups.kill(machine.network.id, also=frozenset({sandbox}))
+        for bundle in machine.place.state.glob("*/*/*"):
+            if bundle.is_dir() and sandbox in bundle.name:
+                shutil.rmtree(bundle, ignore_errors=True)
+        assert noted(sandbox)
+    assert not noted(sandbox)
+
+
+def noted(sandbox: str) -> list[pathlib.Path]:
+    return list(pathlib.Path("/var/lib/cni/results").glob(f"*{sandbox}*"))
 
 
 def test_two_clusters_have_ranges_of_their_own_and_both_go(tmp_path: pathlib.Path) -> None:

@@ -201,11 +201,11 @@ def test_what_is_missing_is_named_by_the_packages_that_have_it(tmp_path: pathlib
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"), [("1fffeffffff", False), ("1ffffffffff", True)]
+    ("capabilities", "expected"), [("1fffeffffff", ["CAP_SYS_RESOURCE"]), ("1ffffffffff", [])]
 )
-def test_whether_oom_scores_can_be_lowered_is_read_from_the_process(
-    tmp_path: pathlib.Path, capabilities: str, expected: bool
+def test_what_this_process_may_not_is_read_from_its_status(
+    tmp_path: pathlib.Path, capabilities: str, expected: list[str]
 ) -> None:
     status = tmp_path / "status"
     status.write_text(f"Name:\tpython\nCapEff:\t{capabilities}\n")
-    assert containerd.may_lower_oom_scores(status) is expected
+    assert containerd.lacks(["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"], status) == expected

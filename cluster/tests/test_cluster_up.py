@@ -264,7 +264,7 @@ def test_a_component_that_cannot_start_is_one_clear_line_and_the_end_of_its_log(
 
 
 def test_nodes_come_up_and_an_example_shows_where_its_replicas_went(cluster: Cluster) -> None:
-    out = cluster.up("--nodes", "3", "--unsafe-no-fsync")
+    out = cluster.up("--nodes", "3", "--provider", "simulated", "--unsafe-no-fsync")
     assert "3 Ready, simulated" in out
     lines = out.partition("SCORE\n")[2].splitlines()[:6]
     for pod, node, score in (line.split() for line in lines):

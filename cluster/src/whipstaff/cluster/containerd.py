@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from whipstaff.cluster import networks
@@ -31,7 +31,7 @@ _PROGRAMS = {
     "unshare": "util-linux",
 }
 SHIM = "containerd-shim"  # how the processes begin that hold a pod's containers
-_SYS_RESOURCE = 24  # the capability's bit
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_SYS_RESOURCE": 24}  # their bits
 _CONFIG_FOLDER = "/etc/containerd/certs.d"
 
 
@@ -130,10 +130,13 @@ def version(environ: Mapping[str, str] = os.environ) -> str:
     )
 
 
-def may_lower_oom_scores(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> bool:
-    """Whether this process has CAP_SYS_RESOURCE, which a value below its own takes."""
+def lacks(
+    names: Sequence[str], status: pathlib.Path = pathlib.Path("/proc/self/status")
+) -> list[str]:
+    """Which of these capabilities this process hasn't: keys of `CAPABILITIES`."""
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return bool(int(fields["CapEff"], 16) >> _SYS_RESOURCE & 1)
+    effective = int(fields["CapEff"], 16)
+    return [name for name in names if not effective >> CAPABILITIES[name] & 1]
 
 
 def snapshotter(folder: pathlib.Path) -> str:

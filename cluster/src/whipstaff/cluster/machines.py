@@ -46,6 +46,8 @@ def obstacle() -> str | None:
     """Why there can't be any machines here, in words; None where there can."""
     if os.geteuid() != 0:
         return "it takes root"
+    if lacking := containerd.lacks(["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]):
+        return f"this root hasn't {' and '.join(lacking)}"
     if missing := containerd.missing():
         return f"not installed: `apt-get install {' '.join(missing)}`"
     return None
@@ -177,7 +179,8 @@ def _configure(place: containerd.Files, network: networks.Network, name: str, po
         place,
         cni=cni,
         snapshots=containerd.snapshotter(place.store),
-        restrict_oom=not containerd.may_lower_oom_scores(),
+        # To give one a score below its own a process needs this.
+        restrict_oom=bool(containerd.lacks(["CAP_SYS_RESOURCE"])),
     )
     files.write(place.config, text.encode(), mode=0o644)
     conflist = containerd.conflist(network, name, pods, place)
@@ -221,9 +224,15 @@ def _unmount_below(*folders: pathlib.Path) -> None:
 
 
 def _remove_cni_cache(cluster: str, containers: frozenset[str]) -> None:
-    """What CNI noted about pods that nobody took off the network: NETWORK-SANDBOX-INTERFACE."""
-    for file in _CNI_CACHE.glob("results/*"):
-        if file.name.startswith(f"ws{cluster}-") or containers & set(file.name.split("-")):
+    """What CNI noted about pods that nobody took off the network: NETWORK-SANDBOX-INTERFACE.
+
+    Each pod has an entry for loopback as well, which doesn't tell whose it is but by the pod.
+    """
+    entries = {file: file.name.split("-") for file in _CNI_CACHE.glob("results/*")}
+    ours = [parts for parts in entries.values() if parts[0] == f"ws{cluster}"]
+    pods = containers.union(*(parts[-2:-1] for parts in ours))
+    for file, parts in entries.items():
+        if pods.intersection(parts):
             file.unlink(missing_ok=True)
     for folder in (_CNI_CACHE / "results", _CNI_CACHE):
         with contextlib.suppress(OSError):  # others have theirs in it, or it isn't there

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import calendar
 import datetime
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,12 +117,17 @@ def nanoseconds(text: str) -> int:
 
 
 def _nanoseconds(seconds: str, fraction: str, zone: str) -> int:
-    parsed = datetime.datetime.fromisoformat(seconds)
-    whole = calendar.timegm(parsed.timetuple())
+    return _whole(seconds, zone) * _SECOND + int(fraction.ljust(9, "0"))
+
+
+# Neighbouring lines are of the same second.
+@functools.lru_cache(maxsize=64)
+def _whole(seconds: str, zone: str) -> int:
+    whole = calendar.timegm(datetime.datetime.fromisoformat(seconds).timetuple())
     if zone != "Z":
         sign = -1 if zone[0] == "-" else 1
         whole -= sign * (int(zone[1:3]) * 3600 + int(zone[4:6]) * 60)
-    return whole * _SECOND + int(fraction.ljust(9, "0"))
+    return whole
 
 
 class Formatter:

@@ -29,6 +29,7 @@ from whipstaff.node_agent import (
     nodes,
     pod_events,
     provider,
+    pull_records,
     records,
     reports,
     source,
@@ -85,6 +86,10 @@ class Agent:
         node_names: the nodes.
         settings: everything else.
         line: the clock.
+
+    Attributes:
+        taken_over: set when all pods that ran here, or should have, are known.
+        pulls: which images were pulled with whose secrets; None where they are elsewhere.
     """
 
     def __init__(
@@ -102,13 +107,17 @@ class Agent:
         self.reporter = reports.Reporter(api, line, settings.status_writers)
         events = pod_events.PodEvents(recorder)
         self.host = self._make_host(api, settings, events, line)
-        pictures = images.Images(
+        self.pulls: pull_records.Records | None = None
+        if settings.hosting is not None:
+            self.pulls = pull_records.Records(settings.hosting.root)
+        self._images = images.Images(
             runtime,
             line.clock,
             self.host.references if self.host is not None else None,
             settings.pulls,
+            self.pulls,
         )
-        executor = execution.Executor(runtime, events, line, pictures, self.host)
+        executor = execution.Executor(runtime, events, line, self._images, self.host)
         context = lifecycle.Context(runtime.name, tuple(settings.template.addresses))
         self.crew = workers.Workers(
             runtime, executor, events, self.reporter, line, context, self.host
@@ -128,7 +137,7 @@ class Agent:
         self.crew.statics = self.statics
         self.source = source.Source(api, self.nodes, self.crew, self.statics)
         self._node_informer = self._make_node_informer(api)
-        self._taken_over = asyncio.Event()
+        self.taken_over = asyncio.Event()
 
     async def run(self) -> None:
         """Be the nodes, until cancelled.
@@ -214,8 +223,9 @@ class Agent:
         if self.statics is not None:
             await self.statics.scan()
         found = await self._found()
+        await self._images.start()
         self.source.take_over(found)
-        self._taken_over.set()
+        self.taken_over.set()
         if self.host is not None:
             await self.host.sweep(worker.uid for worker in self.crew)
         await self.crew.follow()
@@ -230,7 +240,7 @@ class Agent:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     async def _follow_statics(self, statics: static_pods.StaticPods) -> None:
-        await self._taken_over.wait()
+        await self.taken_over.wait()
         await statics.run()
 
     def _make_statics(

@@ -13,8 +13,9 @@ import ipaddress
 import pathlib
 import socket
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import prometheus_client
 
@@ -22,6 +23,7 @@ from whipstaff.node_agent import (
     agent,
     certificates,
     configuration,
+    eviction_signals,
     machine,
     nodes,
     provider,
@@ -100,9 +102,15 @@ class Plan:
         usual = configuration.DEFAULT_CAPACITY
         if real is not None:
             usual = machine.capacity(real, settings.pods_per_node)
+        capacity = {**usual, **settings.capacity}
+        reserved = settings.reserved
+        if real is not None:
+            # What pods would be evicted for can't be promised to them.
+            thresholds = settings.upkeep.eviction.thresholds
+            reserved = machine.add_up(reserved, eviction_signals.reserved(thresholds, capacity))
         return nodes.Template(
-            capacity={**usual, **settings.capacity},
-            reserved=settings.reserved,
+            capacity=capacity,
+            reserved=reserved,
             labels=settings.labels,
             annotations=settings.annotations,
             taints=settings.taints,
@@ -155,12 +163,14 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
         line = runtime.line if isinstance(runtime, simulated.Provider) else timeline.Timeline()
         settings = await this_machine.settings(plan, runtime)
         parts = agent.Agent(api, beat_api, runtime, recorder, plan.node_names, settings, line)
+        sources = this_machine.sources(plan, settings, parts.host)
+        loops = [recorder.run()]
+        if parts.host is not None:
+            loops.append(this_machine.upkeep(plan, parts, parts.host, sources, recorder))
         made = server.Gauges(parts)
         prometheus_client.REGISTRY.register(made)
         try:
-            await _run(
-                plan, parts, recorder, beat_api, this_machine.sources(plan, settings, parts.host)
-            )
+            await _run(plan, parts, beat_api, sources, loops)
         finally:
             prometheus_client.REGISTRY.unregister(made)
 
@@ -168,12 +178,12 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
 async def _run(
     plan: Plan,
     parts: agent.Agent,
-    recorder: events.Recorder,
     api: client.Client,
     sources: server.Sources,
+    loops: Iterable[Coroutine[Any, Any, None]],
 ) -> None:
     rotations = _rotations(plan, api)
-    helpers = [asyncio.create_task(recorder.run(), name="events")]
+    helpers = [asyncio.create_task(loop) for loop in loops]
     helpers += [asyncio.create_task(rotation.run()) for rotation in rotations.values()]
     served = None
     if plan.port and "serving" in rotations:

@@ -22,6 +22,17 @@ field, before anything starts. A file looks like this; every field may be left o
     resolvConf: /etc/resolv.conf
     staticPodPath: ""                        # a directory of manifests
     allowedUnsafeSysctls: []                 # such as kernel.msg*
+    podPidsLimit: -1
+    evictionHard: {memory.available: 100Mi, nodefs.available: 10%, imagefs.available: 15%}
+    evictionSoft: {}                         # and evictionSoftGracePeriod, evictionMinimumReclaim
+    evictionMaxPodGracePeriod: 0
+    evictionPressureTransitionPeriod: 5m
+    imageGCHighThresholdPercent: 85
+    imageGCLowThresholdPercent: 80
+    imageMinimumGCAge: 2m
+    imageMaximumGCAge: 0s
+    containerLogMaxSize: 10Mi
+    containerLogMaxFiles: 5
     images: {maxParallelPulls: 0, registryPullQPS: 5, registryBurst: 10}   # 0: no limit
 
 Answers to the few parts of ``KubeletConfiguration`` that mean something to every provider; leaves
@@ -38,7 +49,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from whipstaff.node_agent import heartbeats, images
+from whipstaff.node_agent import heartbeats, images, upkeep_configuration
 from whipstaff.runtime import errors, quantities, selectors
 
 API_VERSION = "whipstaff.io/v1alpha1"
@@ -67,6 +78,8 @@ _FIELDS = {
         "resolvConf",
         "staticPodPath",
         "allowedUnsafeSysctls",
+        "podPidsLimit",
+        *upkeep_configuration.FIELDS,
     ),
     "nodes": ("capacity", "reserved", "labels", "annotations", "taints", "providerID"),
     "heartbeats": ("leaseDurationSeconds", "renewIntervalSeconds", "statusReportSeconds"),
@@ -99,6 +112,8 @@ class Settings:
         resolv_conf: the file with the node's own DNS settings.
         static_pods: the directory of static pods' manifests; empty for none.
         unsafe_sysctls: what pods may set besides the sysctls that are safe.
+        pod_pids: processes and threads in one pod; negative for any number.
+        upkeep: when the node looks after itself.
     """
 
     capacity: Mapping[str, str] = field(default_factory=dict)
@@ -119,6 +134,8 @@ class Settings:
     resolv_conf: str = "/etc/resolv.conf"
     static_pods: str = ""
     unsafe_sysctls: Sequence[str] = ()
+    pod_pids: int = -1
+    upkeep: upkeep_configuration.Policies = field(default_factory=upkeep_configuration.Policies)
 
     @property
     def pods_per_node(self) -> int:
@@ -217,6 +234,8 @@ class _Reader:
             resolv_conf=self._string(root, "resolvConf") or default.resolv_conf,
             static_pods=self._string(root, "staticPodPath"),
             unsafe_sysctls=self._texts(root, "allowedUnsafeSysctls"),
+            pod_pids=int(self._number(root, "podPidsLimit", default.pod_pids, -1)),
+            upkeep=self._checked_as_whole(functools.partial(upkeep_configuration.read, root)),
         )
 
     def _texts(self, told: Mapping[str, Any], where: str) -> Sequence[str]:
@@ -332,6 +351,10 @@ class _Reader:
 
     def _checked(self, where: str, check: Callable[[], _T]) -> _T:
         return _named(f"{self._path}: {where}", check)
+
+    def _checked_as_whole(self, read: Callable[[], _T]) -> _T:
+        """What names its fields itself when something is wrong with them."""
+        return _named(self._path, read)
 
     def _error(self, where: str, text: str) -> errors.ConfigurationError:
         return errors.ConfigurationError(f"{self._path}: {where + ': ' if where else ''}{text}")

@@ -26,6 +26,7 @@ from whipstaff.node_agent import (
     environment,
     hosts,
     nodes,
+    orphans,
     pod_events,
     probing,
     provider,
@@ -180,6 +181,16 @@ class Host:
         await asyncio.to_thread(self._groups.start)
         self.resizer.load()
 
+    @property
+    def root(self) -> pathlib.Path:
+        """The agent's directory."""
+        return self._settings.root
+
+    def places(self) -> orphans.Places:
+        """Where pods leave things on the disk."""
+        settings = self._settings
+        return orphans.Places(settings.root / "pods", settings.log_root, settings.link_root)
+
     # Before a sandbox.
 
     async def prepare(self, pod: Object, attempt: int) -> provider.SandboxSpec:
@@ -267,6 +278,7 @@ class Host:
             environment.UnresolvableError: a value of its environment isn't there.
             volumes.VolumeError: a mount isn't possible.
             UnpreparedError: the pod's volumes aren't there.
+            dns.UnusableError, OSError: its hosts file can't be made.
         """
         pod_ips = self.pod_ips(pod, sandbox)
         found = await self.environment.resolve(pod, definition, pod_ips, self._host_ips)

@@ -101,15 +101,15 @@ class Worker:
         return newer
 
     def note(self, pod: Object) -> bool:
-        """Note what may be news: spec, deletion, annotations; whether there is."""
+        """Note what may be news: spec, deletion, labels, annotations; whether there is."""
         metadata = pod["metadata"]
-        annotations = metadata.get("annotations")
         self.deleted = objects.is_terminating(pod)
         self.grace_left = metadata.get("deletionGracePeriodSeconds")
         mark = (
             metadata.get("generation", 0),
             self.grace_left,
-            hash(frozenset(annotations.items())) if annotations else 0,
+            _hash(metadata.get("labels")),
+            _hash(metadata.get("annotations")),
         )
         if mark == self.mark:
             return False
@@ -150,3 +150,7 @@ class Worker:
         """Take what the API answered to a write; it may bring news before the watch does."""
         if self.take(records.pack(pod)) and self.note(pod):
             self.wake(self)
+
+
+def _hash(texts: dict[str, str] | None) -> int:
+    return hash(frozenset(texts.items())) if texts else 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from whipstaff.node_agent import (
     container_statuses,
+    dns,
     environment,
     hooks,
     hosting,
@@ -138,6 +139,7 @@ class Starter:
         try:
             made = await self._host.container(pod, sandbox, definition, order.attempt)
         except (
+            dns.UnusableError,
             environment.UnresolvableError,
             volumes.VolumeError,
             hosting.UnpreparedError,

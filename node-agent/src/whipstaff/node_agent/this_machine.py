@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import platform
+import time
 from typing import TYPE_CHECKING
 
 from whipstaff.node_agent import (
@@ -18,11 +19,14 @@ from whipstaff.node_agent import (
     configz,
     hosting,
     machine,
+    pod_events,
     provider,
     server,
     sysctls,
 )
-from whipstaff.runtime import errors
+from whipstaff.node_agent import upkeep as node_upkeep
+from whipstaff.node_agent.server import statistics
+from whipstaff.runtime import errors, quantities
 
 if TYPE_CHECKING:
     from whipstaff.node_agent import app
@@ -52,7 +56,7 @@ async def settings(plan: app.Plan, runtime: provider.Provider) -> agent.Settings
         told.status_writers,
         told.pulls,
         _hosting(plan),
-        cgroups.Manager(told.cgroup_root, driver, real),
+        cgroups.Manager(told.cgroup_root, driver, real, _limits(told)),
         real,
         configz.shown(
             told,
@@ -82,6 +86,24 @@ def sources(plan: app.Plan, made: agent.Settings, host: hosting.Host | None) -> 
         root_dir=plan.root_dir,
         configuration=lambda: made.configuration or {},
         probes=host.prober.metrics,
+    )
+
+
+async def upkeep(
+    plan: app.Plan,
+    parts: agent.Agent,
+    host: hosting.Host,
+    sources: server.Sources,
+    recorder: pod_events.Recorder,
+) -> None:
+    """Look after the node, until cancelled."""
+    figures = statistics.Statistics(server.Pods(parts), parts, sources)
+    await node_upkeep.Upkeep(parts, host, figures, recorder, plan.settings.upkeep, time.time).run()
+
+
+def _limits(told: configuration.Settings) -> cgroups.Limits:
+    return cgroups.Limits(
+        reserved_memory=quantities.value(told.reserved.get("memory", "0")), pod_pids=told.pod_pids
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whipstaff.node_agent import (
     admission,
@@ -70,6 +70,7 @@ class Workers:
 
     Attributes:
         statics: the static pods; None where there are none.
+        refuse: says why the node takes no pod such as this one now, whatever room there is.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Workers:
         host: hosting.Host | None = None,
     ) -> None:
         self.statics: static_pods.StaticPods | None = None
+        self.refuse: Callable[[Object], admission.Rejection | None] = lambda _: None
         self._runtime = runtime
         self._executor = executor
         self._events = events
@@ -454,7 +456,9 @@ class Workers:
             return True
         claim = admission.claim_of(pod["spec"])
         machine = self._host.limits if self._host is not None else None
-        rejection = admission.admit(pod, claim, node.object, node.allocatable, node.usage, machine)
+        rejection = self.refuse(pod) or admission.admit(
+            pod, claim, node.object, node.allocatable, node.usage, machine
+        )
         if rejection is None:
             self._hold(worker, pod)
             if self._host is not None:

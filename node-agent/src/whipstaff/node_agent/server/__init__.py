@@ -32,6 +32,7 @@ from whipstaff.runtime import client, serving
 
 Sources = usage.Sources
 FileSystem = file_systems.FileSystem
+Pods = found_pods.Pods
 
 
 def make(

@@ -43,11 +43,19 @@ class Statistics:
         node = self._pods.one_node(request)
         brief = request.query.getall("only_cpu_and_memory", []) == ["true"]
         try:
-            reading = await self._readings.read(node, files=not brief)
+            body = await self.node_summary(node, brief=brief)
         except provider.ProviderError as error:
             raise web.HTTPInternalServerError(text=f"Internal Error: {error}") from error
-        body = summary.make(reading, self._machine(node), only_cpu_and_memory=brief)
         return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    async def node_summary(self, node: str, *, brief: bool = False) -> Object:
+        """The summary of a node; without what takes looking through files if it is to be brief.
+
+        Raises:
+            provider.ProviderError: the runtime doesn't answer.
+        """
+        reading = await self._readings.read(node, files=not brief)
+        return summary.make(reading, self._machine(node), only_cpu_and_memory=brief)
 
     async def show_resource(self, request: web.Request) -> web.Response:
         """``/metrics/resource``."""

@@ -8,6 +8,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -230,9 +231,21 @@ def test_a_start_that_fails_leaves_nothing_but_the_data(cluster: clusters.Cluste
     assert [each for each in left_of(cluster) if each != str(cluster.data_dir)] == []
 
 
+@pytest.fixture
+def short() -> Iterator[clusters.Cluster]:
+    """A cluster in a folder whose name leaves room for the kubelet's sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="whipstaff-") as folder:
+        made = clusters.Cluster(pathlib.Path(folder))
+        try:
+            yield made
+        finally:
+            made.down()
+
+
 def test_two_clusters_side_by_side_and_a_stock_kubelet_in_one_of_them(
-    running: clusters.Cluster, cluster: clusters.Cluster
+    running: clusters.Cluster, short: clusters.Cluster
 ) -> None:
+    cluster = short
     if not (binaries.cache_folder(binaries.KUBERNETES_VERSION) / "kubelet").exists():
         pytest.skip("no kubelet has been built: `whipstaff up --stock node-agent` builds one")
     cluster.up(*SETTINGS, "--nodes", "1", "--stock", "node-agent")

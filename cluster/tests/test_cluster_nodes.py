@@ -209,3 +209,9 @@ def test_what_this_process_may_not_is_read_from_its_status(
     status = tmp_path / "status"
     status.write_text(f"Name:\tpython\nCapEff:\t{capabilities}\n")
     assert containerd.lacks(["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"], status) == expected
+
+
+def test_a_folder_that_the_kubelet_can_t_use_is_known_before() -> None:
+    short, long = pathlib.Path("/tmp/lab"), pathlib.Path("/tmp", "x" * 60)
+    assert nodes.kubelet_path_excess(short) <= 0
+    assert nodes.kubelet_path_excess(long) > 0

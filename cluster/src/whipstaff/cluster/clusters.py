@@ -208,7 +208,7 @@ def _start(
     if before is None and "provider" not in asked:
         provider, why = _provider(spec)
         spec = dataclasses.replace(spec, provider=provider)
-    _check(spec)
+    _check(spec, place)
     if options.update_kubeconfig:
         kubeconfigs.read(kubeconfigs.user_path())  # one that can't be read stops it now, not later
     with show.step("Binaries") as step:
@@ -263,7 +263,7 @@ def _provider(spec: plan.Spec) -> tuple[str, str | None]:
     return components.SIMULATED, f"no real containers: {why}"
 
 
-def _check(spec: plan.Spec) -> None:
+def _check(spec: plan.Spec, place: layout.Layout) -> None:
     """What can't be had, before anything is made.
 
     Raises:
@@ -279,6 +279,10 @@ def _check(spec: plan.Spec) -> None:
     if spec.nodes > networks.MAX_NODES:
         raise errors.ConfigurationError(
             f"--nodes: {spec.nodes} nodes with real containers are more than {networks.MAX_NODES}"
+        )
+    if "node-agent" in spec.stock and (extra := nodes.kubelet_path_excess(place.root)) > 0:
+        raise errors.ConfigurationError(
+            f"--data-dir: {place.root} is {extra} characters too long for the kubelet's sockets"
         )
     if spec.nodes and (why := machines.obstacle()) is not None:
         raise errors.StartupError(f"--provider cri: {why}; --provider simulated needs nothing")

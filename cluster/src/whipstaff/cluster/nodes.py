@@ -28,6 +28,7 @@ from whipstaff.cluster import (
 )
 
 IMAGES = ("pause", "web")  # what every node has: of `whipstaff.cluster.images`
+_SOCKET_NAME = 107  # characters
 _AGENT_PORT = 10250  # each node has an address of its own: these are always free
 _PROXY_HEALTH_PORT = 10256
 _RESOLV_CONF = (pathlib.Path("/etc/resolv.conf"), pathlib.Path("/run/systemd/resolve/resolv.conf"))
@@ -46,6 +47,15 @@ def table(settings: components.Settings) -> list[components.Component]:
             node = _Node(settings, settings.network, index)
             found += [node.containerd(), node.kube_proxy(), node.agent()]
     return found
+
+
+def kubelet_path_excess(root: pathlib.Path) -> int:
+    """By how many characters a data directory is too long for the stock kubelet; 0 or less: not.
+
+    It makes Unix sockets below its folder, whose names Linux limits.
+    """
+    agent = machines.files_of(root, f"node-{networks.MAX_NODES - 1}").agent
+    return len(str(agent / "pod-resources" / "2147483647")) - _SOCKET_NAME
 
 
 def configure(settings: components.Settings, now: datetime.datetime) -> None:

@@ -60,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Clust
     made = clusters.Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         made.up(
-            "--nodes", "1", "--provider", "cri", "--example=false",
+            "--nodes", "1", "--provider", "cri", "--example=false", "--unsafe-no-fsync",
             "--image", str(images.archive("busybox")),
         )  # fmt: skip
         made.kubectl("apply", "-f", "-", stdin=json.dumps(POD))

@@ -393,6 +393,54 @@ async def test_an_address_that_is_taken_is_named(plain: serving.Server) -> None:
         await second.start()
 
 
+async def test_who_shows_no_credentials_can_be_refused() -> None:
+    rights = Rights(("prometheus", 'get path "/metrics"'))
+    async with serving.Server(
+        secure=False, authenticator=Tokens(), authorizer=rights, anonymous=False
+    ) as server:
+        assert (await _get(server, "/metrics"))[0] == 401
+        assert rights.asked == []
+        good = {"Authorization": "Bearer good"}
+        assert (await _get(server, "/metrics", headers=good))[0] == 200
+        assert (await _get(server, "/healthz"))[0] == 200
+
+
+async def test_a_component_can_refuse_in_its_own_words_and_count_refusals() -> None:
+    seen: list[int] = []
+
+    @web.middleware
+    async def count(request: web.Request, handler: serving.Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        seen.append(answer.status)
+        return answer
+
+    async with serving.Server(
+        secure=False,
+        authorizer=Rights(),
+        forbidden=lambda user, wanted: web.Response(status=403, text=f"{user.name}: {wanted[0]}"),
+        middlewares=[count],
+    ) as server:
+        status, text, _ = await _get(server, "/metrics")
+    assert (status, text) == (403, 'system:anonymous: get path "/metrics"')
+    assert seen == [403]
+
+
+async def test_handlers_are_told_when_the_server_stops() -> None:
+    server = serving.Server(secure=False, authorizer=authorization.AllowAll())
+    waiting = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.Response:
+        waiting.set()
+        await request.app[serving.STOPPING].wait()
+        return web.Response(text="stopped")
+
+    server.add_route("/wait", wait)
+    async with server:
+        asked = asyncio.create_task(_get(server, "/wait"))
+        await waiting.wait()
+    assert (await asked)[:2] == (200, "stopped")
+
+
 # --- what the caches keep ---
 
 

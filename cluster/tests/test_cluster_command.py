@@ -102,6 +102,14 @@ def test_without_a_cluster_status_and_kubeconfig_say_so(run: Run, home: pathlib.
     assert not (home / "none").exists()
 
 
+def test_images_are_loaded_only_where_there_is_a_cluster(run: Run, home: pathlib.Path) -> None:
+    archive = home / "image.tar"
+    archive.touch()
+    code, _, err = run("load", "--data-dir", str(home / "none"), str(archive))
+    assert code == 1
+    assert err == f"Error: no cluster runs in {home / 'none'}: `whipstaff up` starts one\n"
+
+
 def test_down_without_a_cluster_is_done_already(run: Run, home: pathlib.Path) -> None:
     assert run("down")[0] == 0
     assert list(home.iterdir()) == []
@@ -135,7 +143,7 @@ def test_the_kubeconfig_s_path_is_printed(run: Run, home: pathlib.Path) -> None:
     assert out == f"{place.kubeconfig('admin')}\n"
 
 
-@pytest.mark.parametrize("name", ["up", "down", "status", "kubeconfig", "get_binaries"])
+@pytest.mark.parametrize("name", ["up", "down", "status", "load", "kubeconfig", "get_binaries"])
 def test_every_option_is_explained(name: str) -> None:
     result = click.testing.CliRunner().invoke(getattr(command, name), ["--help"])
     assert result.exit_code == 0

@@ -15,7 +15,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -102,6 +102,30 @@ def up(
             took = time.monotonic() - begun
             show.line(f"\nCluster {place.name} is up after {took:.1f} s ({_summary(planned)}).")
         _hints(place, planned, show)
+
+
+def load(place: layout.Layout, archives: Sequence[pathlib.Path], show: progress.Progress) -> None:
+    """Give images to every node of a running cluster; the next ``up`` doesn't know of them.
+
+    Args:
+        place: the cluster's data directory.
+        archives: OCI or Docker archives.
+        show: where progress goes.
+
+    Raises:
+        StartupError: there are no such nodes, or a file isn't such an archive.
+    """
+    planned, running = plan.Plan.load(place), state.State.load(place)
+    if planned is None or running is None or not running.supervised:
+        raise errors.StartupError(f"no cluster runs in {place.root}: `whipstaff up` starts one")
+    if planned.network is None:
+        raise errors.StartupError("the cluster has no nodes with real containers")
+    for archive in archives:
+        with show.step(archive.name) as step:
+            for name in nodes.names(planned.spec.nodes):
+                step.update(name)
+                containerd.load(machines.files_of(place.root, name), archive)
+            step.result = f"on {planned.spec.nodes} nodes"
 
 
 def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> bool:

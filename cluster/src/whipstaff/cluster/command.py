@@ -1,4 +1,4 @@
-"""The subcommands of a local cluster: ``up``, ``down``, ``status``, ``kubeconfig``, ``binaries``.
+"""The subcommands of a local cluster: ``up``, ``down``, ``status``, ``load``, ``kubeconfig`` ...
 
 Only what is typed and what is printed: options, their checks, and exit codes. A mistake in a
 command line is exit code 2, a cluster that doesn't come up (or isn't well, for ``status``) is 1.
@@ -148,6 +148,21 @@ def up(
     options = clusters.Options(assets, kubeconfig_update, example, wait)
     with _explaining():
         clusters.up(place, asked, options, progress.Progress())
+
+
+@click.command()
+@_data_dir
+@click.argument(
+    "archives",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+)
+@flags.logging_options
+def load(place: layout.Layout, archives: tuple[pathlib.Path, ...]) -> None:
+    """Give images, as OCI or Docker archives, to all nodes with real containers."""
+    with _explaining():
+        clusters.load(place, archives, progress.Progress())
 
 
 @click.command()

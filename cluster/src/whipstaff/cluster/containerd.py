@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from whipstaff.cluster import networks
+from whipstaff.cluster import networks, processes
 
 PAUSE = "registry.k8s.io/pause:3.10.2"
 CNI_PLUGINS = ("ptp", "host-local", "portmap", "loopback")
@@ -263,3 +263,16 @@ def import_command(files: Files, archive: pathlib.Path) -> tuple[str, ...]:
     """Load an OCI archive into the node's store; what is there already stays."""
     client = ("ctr", "--address", str(files.socket), "--namespace", "k8s.io")
     return (*client, "images", "import", str(archive))
+
+
+def load(files: Files, archive: pathlib.Path) -> None:
+    """Load an OCI or Docker archive into a store that is served.
+
+    Raises:
+        StartupError: it can't be loaded.
+    """
+    command = import_command(files, archive)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.splitlines()
+        raise processes.explained(f"{archive} can't be loaded", " ".join(command), lines[-10:])

@@ -17,6 +17,7 @@ from whipstaff.runtime import errors
 TOP = "whipstaff"
 _POLL = 0.02
 _PATIENCE = 20.0  # seconds in which killed processes must have gone
+_SUBTREE = "cgroup.subtree_control"
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -35,17 +36,31 @@ def hierarchies() -> list[tuple[pathlib.Path, bool]]:
     return list(found.items())
 
 
+def obstacle() -> str | None:
+    """Why groups can't be made here, in words; None where they can."""
+    mounted = hierarchies()
+    if not mounted:
+        return "no cgroups are mounted below /sys/fs/cgroup"
+    for root, unified in mounted:
+        if not os.access(root, os.W_OK):
+            return f"{root} can't be written"
+        try:
+            if unified:
+                _delegate(root)
+        except OSError as error:
+            # Inside somebody else's container: its own processes are in what looks like the root.
+            return f"{root / _SUBTREE}: {error.strerror}"
+    return None
+
+
 def create(cluster: str, node: str) -> None:
     """Make a node's group, ready to be used: with the machine's processors and its controllers.
 
     Raises:
-        StartupError: the hierarchies can't be written, or there are none.
+        StartupError: the hierarchies can't be written.
     """
-    mounted = hierarchies()
-    if not mounted:
-        raise errors.StartupError("no cgroups are mounted below /sys/fs/cgroup")
     try:
-        for root, unified in mounted:
+        for root, unified in hierarchies():
             group = root
             for part in (TOP, cluster, node):
                 if unified:
@@ -65,7 +80,7 @@ def _delegate(group: pathlib.Path) -> None:
     controllers = (group / "cgroup.controllers").read_text().split()
     if controllers:
         enabled = " ".join(f"+{name}" for name in controllers)
-        (group / "cgroup.subtree_control").write_text(enabled)
+        (group / _SUBTREE).write_text(enabled)
 
 
 def _fill_cpuset(group: pathlib.Path) -> None:

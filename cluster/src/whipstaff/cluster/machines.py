@@ -19,7 +19,6 @@ import os
 import pathlib
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ def obstacle() -> str | None:
         return f"this root hasn't {' and '.join(lacking)}"
     if missing := containerd.missing():
         return f"not installed: `apt-get install {' '.join(missing)}`"
-    return None
+    return groups.obstacle()
 
 
 def prepare(
@@ -368,11 +367,7 @@ class Machine:
         Raises:
             StartupError: it can't be loaded.
         """
-        command = containerd.import_command(self.place, archive)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = done.stderr.splitlines()
-            raise processes.explained(f"{archive} can't be loaded", " ".join(command), lines[-10:])
+        containerd.load(self.place, archive)
 
     def stop(self) -> None:
         """End everything on the machine and remove it, with all that it stored."""

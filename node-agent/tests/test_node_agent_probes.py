@@ -701,7 +701,9 @@ async def test_answers_are_counted_over_restarts(fixture: Fixture) -> None:
     await fixture.next_news()
     await fixture.next_news()
     sync(fixture, pod, make.run(attempt=1))
-    found = prometheus_client.generate_latest(fixture.prober.metrics).decode()
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(fixture.prober.metrics)
+    found = prometheus_client.generate_latest(registry).decode()
     labels = 'container="app",namespace="shop",pod="web"'
     assert (
         f'prober_probe_total{{{labels},pod_uid="uid-web",probe_type="Readiness",'
@@ -714,7 +716,7 @@ async def test_answers_are_counted_over_restarts(fixture: Fixture) -> None:
     ) in found
     assert f'prober_probe_duration_seconds_count{{{labels},probe_type="Readiness"}} 1.0' in found
     fixture.prober.forget("uid-web")
-    assert "shop" not in prometheus_client.generate_latest(fixture.prober.metrics).decode()
+    assert "shop" not in prometheus_client.generate_latest(registry).decode()
 
 
 async def test_thousands_of_probes_at_rest_are_no_tasks(fixture: Fixture) -> None:

@@ -17,8 +17,6 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import prometheus_client
-
 from whipstaff.node_agent import containers, provider
 from whipstaff.node_agent.probing import actions, checks, tallies
 from whipstaff.runtime import events, logs, objects
@@ -53,9 +51,8 @@ class Prober:
         self._pods: dict[str, _Pod] = {}
         self._runs: dict[str, _Run] = {}
         self._closing: set[str] = set()
-        self.metrics = prometheus_client.CollectorRegistry(auto_describe=False)
+        self.metrics = tallies.Collector(self._tallies)
         """What ``/metrics/probes`` shows."""
-        self.metrics.register(tallies.Collector(self._tallies))
 
     def __len__(self) -> int:
         return sum(len(run.probes) for run in self._runs.values())

@@ -121,11 +121,11 @@ def load(place: layout.Layout, archives: Sequence[pathlib.Path], show: progress.
     if planned.network is None:
         raise errors.StartupError("the cluster has no nodes with real containers")
     for archive in archives:
-        with show.step(archive.name) as step:
+        with show.step("Image") as step:
             for name in nodes.names(planned.spec.nodes):
-                step.update(name)
+                step.update(f"{archive.name} on {name}")
                 containerd.load(machines.files_of(place.root, name), archive)
-            step.result = f"on {planned.spec.nodes} nodes"
+            step.result = f"{archive.name} on {planned.spec.nodes} nodes"
 
 
 def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> bool:

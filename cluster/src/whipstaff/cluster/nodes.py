@@ -67,10 +67,11 @@ def configure(settings: components.Settings, now: datetime.datetime) -> None:
 
 
 def objects(settings: components.Settings) -> list[dict[str, Any]]:
-    """The Nodes, with the ranges that their machines have.
+    """The Nodes, with the addresses and ranges that their machines have.
 
     They are made before they are registered, because a kubelet can't tell its range itself, and the
-    controller that would choose one knows nothing of the routes that are there.
+    controller that would choose one knows nothing of the routes that are there. kube-proxy waits
+    for its node's address, longer and longer.
     """
     if settings.network is None:
         return []
@@ -90,6 +91,12 @@ def objects(settings: components.Settings) -> list[dict[str, Any]]:
             "spec": {
                 "podCIDR": settings.network.pod_cidr(index),
                 "podCIDRs": [settings.network.pod_cidr(index)],
+            },
+            "status": {
+                "addresses": [
+                    {"type": "InternalIP", "address": settings.network.node_ip(index)},
+                    {"type": "Hostname", "address": name},
+                ]
             },
         }
         for index, name in enumerate(names(settings.nodes))

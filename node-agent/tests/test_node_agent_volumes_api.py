@@ -197,6 +197,20 @@ class TestClaims:
         assert mount.readonly
         assert path.stat().st_gid == 0
 
+    async def test_a_second_pod_does_not_take_it_from_the_first(
+        self, bench: Bench, tmp_path: pathlib.Path
+    ) -> None:
+        (tmp_path / "disk").mkdir()
+        name = await bench.bound(local={"path": str(tmp_path / "disk")})
+        claim = {"persistentVolumeClaim": {"claimName": name}}
+        first = await bench.pod(claim, securityContext={"fsGroup": 4321})
+        second = await bench.pod(claim, securityContext={"fsGroup": 99})
+        await bench.mount(first)
+        assert (await bench.mount(second)).stat().st_gid == 4321
+        for pod in (first, second):
+            await bench.manager.teardown(pod["metadata"]["uid"])
+        assert (await bench.mount(second)).stat().st_gid == 99
+
     async def test_a_host_path_may_be_claimed(self, bench: Bench, tmp_path: pathlib.Path) -> None:
         where = {"path": str(tmp_path / "made"), "type": "DirectoryOrCreate"}
         name = await bench.bound(hostPath=where)

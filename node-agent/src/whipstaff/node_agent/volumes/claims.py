@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 from whipstaff.node_agent import patience
 from whipstaff.node_agent.volumes import mounting, ownership, places
-from whipstaff.runtime import client, errors, objects, resources
+from whipstaff.runtime import client, errors, logs, objects, resources
 
 Object = objects.Object
 
 _PROTECTION = "kubernetes.io/pvc-protection"
+
+_log = logs.get("node_agent.volumes")
 
 
 class UnboundError(places.SetUpError):
@@ -138,7 +140,7 @@ def mount_local(source: str, target: pathlib.Path, pod: Object, *, readonly: boo
     except FileNotFoundError as error:
         raise places.SetUpError(f'path "{source}" does not exist') from error
     try:
-        mode = os.fstat(fd).st_mode
+        mode, source_group = os.fstat(fd).st_mode, os.fstat(fd).st_gid
         if stat.S_ISBLK(mode):
             raise places.SetUpError(f"local: block device {source} isn't supported by this node")
         if not stat.S_ISDIR(mode):
@@ -149,6 +151,24 @@ def mount_local(source: str, target: pathlib.Path, pod: Object, *, readonly: boo
         os.close(fd)
     context = pod["spec"].get("securityContext") or {}
     group = context.get("fsGroup")
-    if group is not None and not readonly:
+    if group is None or readonly:
+        return
+    if _is_shared(target):
+        # As upstream: the pods that have it already keep what they were given.
+        if source_group != group:
+            _log.warning(
+                "a volume that another pod has keeps its group",
+                volume=target.name,
+                group=source_group,
+                wanted=group,
+            )
+    else:
         policy = context.get("fsGroupChangePolicy") or ""
         ownership.change(target, group, readonly=False, policy=policy)
+
+
+def _is_shared(target: pathlib.Path) -> bool:
+    """Whether another pod on the node has the volume that is mounted at a pod's place for it."""
+    place = f"/{target.parent.name}/{target.name}"
+    others = (point.path for point in mounting.mount_points() if point.path.endswith(place))
+    return any(path != str(target) for path in others)

@@ -153,7 +153,8 @@ def _is_device(pod: Object, name: str) -> bool:
 
 
 def _host_path(name: str, source: Object, *, readonly: bool, claim: str = "") -> Job:
-    path = source.get("path") or ""
+    # Runtimes take a relative path from their own directory, which is the root.
+    path = f"/{(source.get('path') or '').removeprefix('/')}"
     kind = source.get("type") or ""
     place = places.Place("hostPath", name, path, readonly, claim=claim)
     return Job(place, lambda: hostpaths.check(path, kind))

@@ -33,6 +33,7 @@ from whipstaff.node_agent.providers.cri import (
     stats,
     statuses,
     streams,
+    turns,
 )
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
@@ -59,6 +60,7 @@ class Provider(provider.Provider):
         self._root = pathlib.Path(options.root_dir) if options.root_dir else None
         self._machine = resources.ground(options.machine_memory)
         self._known = register.Register()
+        self._turns = turns.Turns()
         self._users: dict[str, provider.Image] = {}
         self._pod_cidr = self._told_pod_cidr = ""
         self._telling: asyncio.Task[None] | None = None
@@ -110,14 +112,16 @@ class Provider(provider.Provider):
     async def ensure_sandbox(self, pod: Object, spec: provider.SandboxSpec) -> provider.Sandbox:
         """Make the pod's sandbox of this attempt, network included, or return it."""
         made_of = sandboxes.config(pod, spec, self._machine)
-        sandbox = await self._sandboxes.ensure(made_of, spec.runtime_handler)
+        async with self._turns.turn(turns.BEGINNING):
+            sandbox = await self._sandboxes.ensure(made_of, spec.runtime_handler)
         return self._known.note_sandbox(pod["metadata"]["uid"], sandbox)
 
     async def stop_sandbox(self, pod: Object, sandbox: provider.Sandbox) -> provider.Sandbox:
         """Stop it and what is left in it."""
         uid = pod["metadata"]["uid"]
         with connection.failing(f'failed to "KillPodSandbox" for "{uid}" with KillPodSandboxError'):
-            await self._sandboxes.stop(sandbox.id)
+            async with self._turns.turn(turns.BEGINNING):
+                await self._sandboxes.stop(sandbox.id)
         self._known.sandbox_ended(sandbox.id)
         return dataclasses.replace(sandbox, ready=False)
 
@@ -128,14 +132,9 @@ class Provider(provider.Provider):
     ) -> provider.RuntimeContainer:
         """Create and start; return it running, or exited where it ended that fast."""
         request = await self._request(pod, sandbox, spec)
-        try:
-            container_id, started = await self._containers.create(request)
-        except aio.AioRpcError as error:
-            text = error.details() or connection.describe(error)
-            raise provider.ProviderError(text, "CreateContainerError") from error
         uid = pod["metadata"]["uid"]
-        if not started:
-            await self._start(uid, sandbox, spec, container_id)
+        async with self._turns.turn(turns.FINISHING):
+            container_id = await self._start(uid, sandbox, spec, request)
         with connection.failing("", "RunContainerError"):
             run = await self._lister.read(container_id, uid, sandbox.id)
         if run is None:
@@ -159,8 +158,19 @@ class Provider(provider.Provider):
             raise provider.ProviderError(str(error), "CreateContainerConfigError") from error
 
     async def _start(
-        self, uid: str, sandbox: provider.Sandbox, spec: provider.ContainerSpec, container_id: str
-    ) -> None:
+        self,
+        uid: str,
+        sandbox: provider.Sandbox,
+        spec: provider.ContainerSpec,
+        request: pb.CreateContainerRequest,
+    ) -> str:
+        try:
+            container_id, started = await self._containers.create(request)
+        except aio.AioRpcError as error:
+            text = error.details() or connection.describe(error)
+            raise provider.ProviderError(text, "CreateContainerError") from error
+        if started:
+            return container_id
         try:
             await self._containers.start(container_id)
         except aio.AioRpcError as error:
@@ -172,6 +182,7 @@ class Provider(provider.Provider):
             # An ID would make each of these texts, and so each event, another one.
             text = text.replace(container_id, spec.name)
             raise provider.ProviderError(text, "RunContainerError") from error
+        return container_id
 
     async def stop_container(
         self, pod: Object, container: provider.RuntimeContainer, grace: float
@@ -205,13 +216,17 @@ class Provider(provider.Provider):
             )
             ids = {box.id for box in boxes}
             await asyncio.gather(
-                *(self._sandboxes.remove(sandbox_id) for sandbox_id in ids),
+                *(self._remove_sandbox(sandbox_id) for sandbox_id in ids),
                 *(self._containers.remove(r.id) for r in runs if r.pod_sandbox_id not in ids),
             )
         for sandbox_id in ids | {box.id for box in pod.sandboxes}:
             self._known.forget_sandbox(sandbox_id)
         for run in pod.containers:
             self._known.forget(run.id)
+
+    async def _remove_sandbox(self, sandbox_id: str) -> None:
+        async with self._turns.turn(turns.BEGINNING):
+            await self._sandboxes.remove(sandbox_id)
 
     async def update_resources(
         self, pod: Object, container: provider.RuntimeContainer, definition: Object

@@ -21,8 +21,13 @@ from whipstaff.cluster import (
     clusters,
     components,
     layout,
+    machines,
+    nodes,
     plan,
     progress,
+)
+from whipstaff.cluster import (
+    images as makers,
 )
 from whipstaff.cluster import (
     status as statuses,
@@ -214,14 +219,25 @@ def kubeconfig(place: layout.Layout, only_path: bool) -> None:
     "--kubernetes-version", metavar="VERSION", default=finder.KUBERNETES_VERSION, show_default=True
 )
 @click.argument("names", nargs=-1, type=click.Choice((*finder.NAMES, *finder.COMPARED)))
-def get_binaries(kubernetes_version: str, names: tuple[str, ...]) -> None:
+@click.option(
+    "--images",
+    "with_images",
+    is_flag=True,
+    help="Make the images for nodes with real containers as well, where there can be such nodes.",
+)
+def get_binaries(kubernetes_version: str, names: tuple[str, ...], with_images: bool) -> None:
     """Get the control plane's binaries, and print where they are."""
     version = finder.checked_version(kubernetes_version)
     show = progress.Progress(rich.console.Console(stderr=True, highlight=False, soft_wrap=True))
     with _explaining(), show.step("Binaries") as step:
         found = finder.resolve(names or finder.NAMES, version=version, report=step.update)
         step.result = f"Kubernetes {version}"
-    for path in found.values():
+    paths = list(found.values())
+    if with_images and machines.obstacle() is None:
+        with _explaining(), show.step("Images") as step:
+            paths += [makers.archive(name, report=step.update) for name in nodes.ALL_IMAGES]
+            step.result = ", ".join(nodes.ALL_IMAGES)
+    for path in paths:
         click.echo(str(path))
 
 

@@ -28,6 +28,7 @@ from whipstaff.cluster import (
 )
 
 IMAGES = ("pause", "web")  # what every node has: of `whipstaff.cluster.images`
+ALL_IMAGES = (*IMAGES, *addons.IMAGES, "busybox")  # with the addons', and a shell for tests
 _SOCKET_NAME = 107  # characters
 _AGENT_PORT = 10250  # each node has an address of its own: these are always free
 _PROXY_HEALTH_PORT = 10256

@@ -114,3 +114,36 @@ def test_a_restart_count_never_goes_back() -> None:
     }
     status = statuses.generate(make.pod(), observed(make.run(attempt=0)), old, make.NOW)
     assert status["containerStatuses"][0]["restartCount"] == 5
+
+
+def test_the_containers_of_a_pod_share_the_room_for_termination_messages() -> None:
+    names = [f"c{i}" for i in range(4)]
+    pod = make.pod(restartPolicy="Never", containers=[make.container(name) for name in names])
+    runs = [make.run(name, "exited", message="é" * 4000) for name in names]
+    status = statuses.generate(pod, observed(*runs), {}, make.NOW)
+    messages = [one["state"]["terminated"]["message"] for one in status["containerStatuses"]]
+    assert [len(message.encode()) for message in messages] == [3072] * 4
+
+
+def test_a_pod_that_the_node_ended_for_its_own_sake_says_so() -> None:
+    verdict = statuses.Verdict("Evicted", "The node was low on resource: memory.", disruption=True)
+    pod = make.pod(status={"phase": "Running"})
+    seen = statuses.Observation(make.runtime(make.run()), "containerd", (), {}, verdict)
+    status = statuses.generate(pod, seen, pod["status"], make.NOW)
+    assert (status["phase"], status["reason"]) == ("Failed", "Evicted")
+    (target,) = [c for c in status["conditions"] if c["type"] == "DisruptionTarget"]
+    assert target["reason"] == "TerminationByKubelet"
+    assert target["message"] == verdict.message
+    patch = patches.pod_status("uid-web", pod["status"], status)
+    assert patch is not None
+    assert "DisruptionTarget" in {c["type"] for c in patch["status"]["conditions"]}
+
+
+def test_a_disruption_that_somebody_else_announced_is_left_alone() -> None:
+    theirs = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    pod = make.pod(status={"phase": "Running", "conditions": [theirs]})
+    status = statuses.generate(pod, observed(make.run()), pod["status"], make.NOW)
+    assert theirs in status["conditions"]
+    patch = patches.pod_status("uid-web", pod["status"], status)
+    assert patch is not None
+    assert "DisruptionTarget" not in {c["type"] for c in patch["status"]["conditions"]}

@@ -9,8 +9,8 @@ nothing. Answers to ``pkg/util/removeall`` and cleanupOrphanedPodDirs in
 from __future__ import annotations
 
 import pathlib
-import shutil
 
+from whipstaff.node_agent.volumes import trees
 from whipstaff.runtime import logs
 
 _log = logs.get("node_agent.directories")
@@ -21,38 +21,9 @@ def delete(folder: pathlib.Path) -> bool:
 
     A directory that isn't there is fine.
     """
-    mounts = mounted_below(folder)
-    if mounts:
-        _log.warning("not deleted: something is mounted there", folder=str(folder), mounts=mounts)
+    try:
+        trees.remove(folder)
+    except OSError as error:
+        _log.warning("not deleted", folder=str(folder), error=str(error))
         return False
-    failed: list[str] = []
-
-    def complain(
-        _: object, path: str, failure: tuple[type[BaseException], BaseException, object]
-    ) -> None:
-        if not isinstance(failure[1], FileNotFoundError):
-            failed.append(f"{path}: {failure[1]}")
-
-    shutil.rmtree(folder, onerror=complain)
-    if failed:
-        _log.warning("not deleted", folder=str(folder), error=failed[0])
-    return not failed
-
-
-def mounted_below(folder: pathlib.Path) -> list[str]:
-    """The mount points in a directory, the directory itself among them."""
-    path = str(folder.resolve())
-    found = []
-    with pathlib.Path("/proc/self/mountinfo").open(encoding="utf-8") as lines:
-        for line in lines:
-            point = _unescaped(line.split(" ", 5)[4])
-            if point == path or point.startswith(f"{path}/"):
-                found.append(point)
-    return found
-
-
-def _unescaped(text: str) -> str:
-    """A path of mountinfo, in which blanks and backslashes are octal escapes."""
-    if "\\" not in text:
-        return text
-    return text.encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
+    return True

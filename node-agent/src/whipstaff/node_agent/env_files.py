@@ -116,7 +116,15 @@ def _opened(root: pathlib.Path, path: str) -> Iterator[int]:
     """A descriptor of a file below a directory, whatever links there are on the way."""
     walk = _Walk(root)
     try:
-        yield walk.to(path)
+        found = walk.to(path)
+        # Opening a device or a pipe that was put here may do things by itself.
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(f"not a regular file: {path}")
+        opened = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield opened
+        finally:
+            os.close(opened)
     finally:
         walk.close()
 
@@ -139,8 +147,7 @@ class _Walk:
                 continue
             target = self._link(name)
             if target is None:
-                # A device or a pipe that was put here must not block.
-                self._down(name, (os.O_RDONLY | os.O_NONBLOCK) if not any(names) else os.O_PATH)
+                self._down(name, os.O_PATH)
                 continue
             links += 1
             if links > _MOST_LINKS:

@@ -31,6 +31,9 @@ _LISTS: tuple[tuple[provider.Kind, str], ...] = (
     ("ephemeral", "ephemeralContainerStatuses"),
 )
 
+# Bytes of termination messages that the containers of a pod may have together.
+_MESSAGES = 12 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -86,6 +89,7 @@ def generate(
         found = container_statuses.generate(view, kind, old.get(name) or ())
         if found or name in old:
             status[name] = found
+    _shorten_messages(status, pod["spec"])
     by_name = _by_name(status)
     phase = phases.phase_of(
         spec, by_name, terminal=terminal, initialized=_any_regular_active(spec, observed.runtime)
@@ -181,6 +185,19 @@ def _add_addresses(status: Object, pod: Object, observed: Observation) -> None:
     if ips:
         status["podIP"] = ips[0]
         status["podIPs"] = [{"ip": ip} for ip in ips]
+
+
+def _shorten_messages(status: Object, spec: Object) -> None:
+    """Give each container its part of the room that a pod's termination messages have."""
+    room = _MESSAGES // max(sum(1 for _ in containers.every(spec)), 1)
+    for _, name in _LISTS:
+        for one in status.get(name) or ():
+            for key in ("state", "lastState"):
+                ended = (one.get(key) or {}).get("terminated") or {}
+                message = ended.get("message", "").encode()
+                if len(message) > room:
+                    short = message[:room].decode(errors="ignore")
+                    one[key] = {"terminated": {**ended, "message": short}}
 
 
 def _by_name(status: Object) -> dict[str, Object]:

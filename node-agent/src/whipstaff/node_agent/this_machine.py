@@ -26,10 +26,14 @@ from whipstaff.node_agent import (
 )
 from whipstaff.node_agent import upkeep as node_upkeep
 from whipstaff.node_agent.server import statistics
-from whipstaff.runtime import errors, quantities
+from whipstaff.runtime import errors, logs, quantities
 
 if TYPE_CHECKING:
     from whipstaff.node_agent import app
+
+_PATIENCE = 30.0
+
+_log = logs.get("node_agent.this_machine")
 
 
 async def settings(plan: app.Plan, runtime: provider.Provider) -> agent.Settings:
@@ -37,7 +41,7 @@ async def settings(plan: app.Plan, runtime: provider.Provider) -> agent.Settings
 
     Raises:
         errors.ConfigurationError: there are several nodes on one machine.
-        provider.ProviderError: the runtime doesn't answer.
+        errors.StartupError: the runtime doesn't answer.
     """
     told = plan.settings
     if not runtime.on_host:
@@ -47,6 +51,7 @@ async def settings(plan: app.Plan, runtime: provider.Provider) -> agent.Settings
             f"--nodes: {runtime.name} runs containers on this machine, which is one node"
         )
     real = await asyncio.to_thread(machine.read, plan.root_dir)
+    await _wait_for(runtime)
     driver = told.cgroup_driver
     if not driver:
         driver = (await runtime.status(plan.node_names[0])).cgroup_driver
@@ -69,6 +74,27 @@ async def settings(plan: app.Plan, runtime: provider.Provider) -> agent.Settings
         ),
         pathlib.Path(told.static_pods) if told.static_pods else None,
     )
+
+
+async def _wait_for(runtime: provider.Provider) -> None:
+    """Wait until the runtime answers: a machine that boots starts it at the same time.
+
+    Raises:
+        errors.StartupError: it doesn't within half a minute.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            await runtime.list()
+        except provider.ProviderError as error:
+            if time.monotonic() > deadline:
+                raise errors.StartupError(
+                    f"the container runtime doesn't answer: {error}"
+                ) from error
+            _log.info("waiting for the container runtime", error=str(error))
+            await asyncio.sleep(1.0)
+        else:
+            return
 
 
 def sources(plan: app.Plan, made: agent.Settings, host: hosting.Host | None) -> server.Sources:

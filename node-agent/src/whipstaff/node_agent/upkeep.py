@@ -33,6 +33,7 @@ Object = objects.Object
 Worker = pod_worker.Worker
 
 _AGAIN = 10.0
+_STRAYS = 60.0
 
 _log = logs.get("node_agent.upkeep")
 
@@ -86,6 +87,19 @@ class Upkeep:
             group.create_task(_keep_up("image collection", self._collector.run))
             group.create_task(_keep_up("eviction", self._evictor.run))
             group.create_task(_keep_up("orphans", self._orphans.run))
+            group.create_task(_keep_up("strays", self._stop_strays))
+
+    async def _stop_strays(self) -> None:
+        """Stop what runs here, and has for a minute, without a pod that anybody knows of."""
+        suspects: set[str] = set()
+        while True:
+            await asyncio.sleep(_STRAYS)
+            found = {pod.uid: pod for pod in await self._parts.runtime.list()}
+            unknown = found.keys() - self._known()
+            for uid in unknown & suspects:
+                _log.warning("something runs without a pod", uid=uid)
+                self._parts.crew.orphan(self._node, found[uid])
+            suspects = unknown
 
     def _hands(self) -> evictor.Hands:
         return evictor.Hands(

@@ -295,7 +295,6 @@ class Workers:
         worker.interrupted = False
         try:
             if worker.stale:
-                worker.stale = False
                 await self._look_again(worker)
             await self._decide(worker)
         except asyncio.CancelledError:
@@ -315,8 +314,13 @@ class Workers:
 
     async def _look_again(self, worker: Worker) -> None:
         """Ask the provider what is there, where news were lost or a verb was cut short."""
+        worker.stale = False
         known = worker.life.runtime
-        there = await self._runtime.list(worker.uid)
+        try:
+            there = await self._runtime.list(worker.uid)
+        except provider.ProviderError:
+            worker.stale = True
+            raise
         found = there[0] if there else dataclasses.replace(known, sandboxes=(), containers=())
         worker.life.runtime = self._executor.judged(found).not_before(known)
 

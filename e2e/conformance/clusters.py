@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from e2e.conformance import recipes
-from whipstaff.cluster import containerd, images, machines
+from whipstaff.cluster import images, machines
 from whipstaff.runtime import errors
 
 _WHIPSTAFF = (sys.executable, "-m", "whipstaff.runtime.commands")
@@ -40,10 +40,8 @@ class Real:
         archive = images.make("e2e", recipes.suite(), report=lambda text: say(f"  {text}"))
         say(f"starting a cluster of {nodes} nodes")
         replaced = (f"--stock={component}" for component in stock)
-        self._whipstaff("up", "--provider", "cri", "--nodes", str(nodes), *replaced)
-        for folder in sorted((self._data / "nodes").iterdir()):
-            say(f"loading images on {folder.name}")
-            load(machines.files_of(self._data, folder.name), archive)
+        real = ("--provider", "cri", "--nodes", str(nodes), "--image", str(archive))
+        self._whipstaff("up", *real, "--unsafe-no-fsync", *replaced)
 
     def stop(self) -> None:
         """End it and leave nothing."""
@@ -62,11 +60,3 @@ class Real:
             said = "\n".join((done.stderr or done.stdout).splitlines()[-_SHOWN:])
             raise errors.StartupError(f"whipstaff {command}: {said}")
         return done.stdout
-
-
-def load(place: containerd.Files, archive: pathlib.Path) -> None:
-    """Put an archive's images onto a node."""
-    command = containerd.import_command(place, archive)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise errors.StartupError(f"{archive} can't be loaded: {done.stderr.strip()}")

@@ -265,14 +265,18 @@ def reaches(network: networks.Network, node: str, address: str) -> bool:
 
 def test_what_a_reboot_and_a_half_made_start_leave_is_no_obstacle(tmp_path: pathlib.Path) -> None:
     cluster = networks.identity(tmp_path)
-    run = networks.RUN / cluster / "node-0"
-    run.mkdir(parents=True)
-    (run / "netns").touch()  # a name without its namespace, as after a reboot
+    for name in ("node-0", "node-1"):
+        (networks.RUN / cluster / name).mkdir(parents=True)
+        networks.namespace(cluster, name).touch()
+    # The first name is without its namespace, as after a reboot; the other one has one already.
+    made_before = networks.namespace(cluster, "node-1")
+    subprocess.run(["unshare", f"--net={made_before}", "true"], check=True)
     (networks.RUN / cluster / "made.json").write_text("{")
     try:
         with networks.alone():
             subprocess.run(["ip", "link", "add", f"ws{cluster}", "type", "bridge"], check=True)
-        machines.prepare(tmp_path, ["node-0"])
+        network = machines.prepare(tmp_path, ["node-0", "node-1"])
+        assert reaches(network, "node-1", network.node_ip(0))
     finally:
         machines.clean(tmp_path)
     assert left_behind(tmp_path) == []

@@ -68,10 +68,14 @@ def _tools(workshop: images.Workshop) -> images.Layer:
 
 
 def _busybox(workshop: images.Workshop) -> list[images.Layer]:
-    """Upstream's busybox, but for the shell: this one's drops variables that it can't name."""
+    """Upstream's busybox, but for the shell that PATH finds.
+
+    Debian's ash drops the variables that it has no names for, which upstream's passes on. The one
+    at /bin/sh stays: a test knows the wording of its errors.
+    """
     folder = packages.unpacked(("bash-static",), workshop.environ, workshop.report, alone=True)
-    shell = archives.Entry("bin/bash", folder / "bin" / "bash-static", mode=0o755)
-    return [[*roots.busybox(workshop.environ), shell, archives.Entry("bin/sh", link="bash")]]
+    shell = archives.Entry("usr/local/bin/sh", folder / "bin" / "bash-static", mode=0o755)
+    return [[*roots.busybox(workshop.environ), shell]]
 
 
 @functools.cache

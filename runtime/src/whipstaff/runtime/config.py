@@ -140,13 +140,24 @@ def _from_files(paths: str, context: str | None, source: str) -> Connection:
     return connection
 
 
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A part of a kubeconfig and the file that it is in, as the official client gives them."""
+
+    value: Any
+    path: str
+
+
 def _merge(paths: str, source: str) -> tuple[Any, Callable[[], None]]:
     """The files as the official client merges them, and the function that saves its changes."""
-    kube_config = _official("kube_config")
-
     wanted = [pathlib.Path(path).expanduser() for path in paths.split(os.pathsep) if path]
-    if not any(path.exists() for path in wanted):
+    found = [path for path in wanted if path.exists()]
+    if not found:
         raise errors.ConfigurationError(f"{source}: no such file")
+    plain = _read_plain(found[0]) if len(found) == 1 else None
+    if plain is not None:
+        return plain, _nothing_to_save
+    kube_config = _official("kube_config")
     try:
         merger = kube_config.KubeConfigMerger(paths)
     except OSError as error:
@@ -159,6 +170,35 @@ def _merge(paths: str, source: str) -> tuple[Any, Callable[[], None]]:
     if merger.config is None or not isinstance(merger.config.value, dict):
         raise errors.ConfigurationError(f"{source}: isn't a kubeconfig")
     return merger.config, merger.save_changes
+
+
+def _read_plain(path: pathlib.Path) -> _Node | None:
+    """A single file that nothing has to be merged into and saved to; None for any other.
+
+    Most components' kubeconfigs are such, and the official client is 22 MB of memory.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # what is wrong is told where it is read again
+    if not isinstance(content, dict):
+        return None
+    value: dict[str, Any] = dict(content)
+    for name in ("clusters", "users", "contexts"):
+        entries = content.get(name)
+        if not isinstance(entries, list) or not all(_is_plain(entry) for entry in entries):
+            return None
+        value[name] = [_Node(entry, str(path)) for entry in entries]
+    return _Node(value, str(path))
+
+
+def _is_plain(entry: Any) -> bool:
+    user = entry.get("user") if isinstance(entry, dict) else None
+    return isinstance(entry, dict) and not (isinstance(user, dict) and "auth-provider" in user)
+
+
+def _nothing_to_save() -> None:
+    """Only an auth-provider changes what is in a file."""
 
 
 def _entry(merged: Any, kind: str, name: Any, source: str) -> _Entry:
@@ -259,11 +299,12 @@ def _certificate(user: _Entry) -> Certificate | None:
 
 def _token(cluster: _Entry, user: _Entry, save: Callable[[], None]) -> str | None:
     """The Authorization header: token, token file, password or auth-provider."""
-    kube_config = _official("kube_config")
-
     # Certificates are read here and plugins are run here; what is left is the loader's.
     ours = ("exec", "client-certificate", "client-certificate-data", "client-key")
     fields = {k: v for k, v in user.fields.items() if k not in (*ours, "client-key-data")}
+    if not fields:
+        return None
+    kube_config = _official("kube_config")
     name = {"name": "chosen"}
     settings = types.SimpleNamespace(api_key={})
     try:

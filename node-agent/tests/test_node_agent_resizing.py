@@ -324,7 +324,22 @@ def test_a_pods_own_resources_are_shown_as_its_group_has_them() -> None:
     assert allocated == {"cpu": "1", "memory": "64Mi"}
     waiting, _ = reports.of_pod(asked, None, None)
     assert waiting == resources("1,64Mi", "2,1Gi")
-    assert reports.of_pod(pod(container(requests="1")), numbers, None) == ({}, {})
+
+
+def test_a_pod_shows_what_its_containers_have_in_all() -> None:
+    asked = pod(container("a", "100m,64Mi", "1"), container("b", "200m,64Mi", "1,1Gi"))
+    shown, allocated = reports.of_pod(asked, Numbers(307, 200_000, memory=1 << 62), None)
+    assert allocated == {"cpu": "300m", "memory": "128Mi"}
+    assert shown == resources("300m,128Mi", "2")
+    waiting, _ = reports.of_pod(asked, None, None)
+    assert waiting == resources("300m,128Mi", "2,1Gi")
+    assert reports.of_pod(pod(container()), Numbers(2, -1, memory=1 << 62), None) == ({}, {})
+    assert reports.of_pod(pod(container()), None, None) == ({}, {})
+
+
+def test_what_a_pod_was_allocated_is_said_in_its_own_words() -> None:
+    asked = pod(container(), resources=resources("4m,100M"))
+    assert reports.of_pod(asked, None, None)[1] == {"cpu": "4m", "memory": "100M"}
 
 
 # All together.

@@ -2,8 +2,7 @@
 
 Pure. Answers to ``pkg/kubelet/events/resize.go``, to the resize conditions of
 ``pkg/kubelet/status/status_manager.go`` and to convertContainerStatusResources and
-convertToAPIPodLevelResourcesStatus in ``pkg/kubelet/kubelet_pods.go``. A pod without resources of
-its own has none in its status either, where the kubelet repeats those of its containers.
+convertToAPIPodLevelResourcesStatus in ``pkg/kubelet/kubelet_pods.go``.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ def _overlaid(allocated: Mapping[str, str], actual: Mapping[str, Any], least: in
 def of_pod(
     pod: Object, numbers: cgroup_numbers.Numbers | None, old: Object | None
 ) -> tuple[Object, Object]:
-    """The ``resources`` and ``allocatedResources`` of a pod's status; empty for one without own.
+    """The ``resources`` and ``allocatedResources`` of a pod's status; empty for one without any.
 
     Args:
         pod: the pod with what it was allocated.
@@ -129,27 +128,35 @@ def of_pod(
         old: its status before.
     """
     spec = pod["spec"]
-    own = spec.get("resources")
-    if not own:
-        return {}, {}
+    own = spec.get("resources") or {}
     allocated = quantities_of(requirements.requests(spec))
+    overhead = spec.get("overhead") or {}
+    # In the words that they were asked for in.
+    asked = {k: v for k, v in (own.get("requests") or {}).items() if k not in overhead}
+    allocated.update(asked)
+    allocated = {name: quantity for name, quantity in allocated.items() if quantity != "0"}
     if numbers is None:
         limited = quantities_of({k: v for k, v in cgroup_numbers.limits(spec).items() if v})
         return _without_empty({**own, "requests": allocated, "limits": limited}), allocated
     before = (old or {}).get("resources") or {}
     requests = {**(own.get("requests") or {})}
-    requests.setdefault("memory", allocated.get("memory", ""))
-    asked = {"cpu": _millicores(cgroup_numbers.millicores_of_shares(numbers.shares or 0))}
-    asked = {**(before.get("requests") or {}), **{k: v for k, v in asked.items() if v}}
+    if "memory" in allocated:
+        requests.setdefault("memory", allocated["memory"])
+    shares = cgroup_numbers.millicores_of_shares(numbers.shares or 0)
     quota = cgroup_numbers.millicores_of_quota(numbers.quota or -1, numbers.period)
-    set_limits = {"cpu": _millicores(quota), "memory": _bytes(numbers.memory)}
-    limited = {**(before.get("limits") or {}), **{k: v for k, v in set_limits.items() if v}}
+    requested = _known(before.get("requests"), cpu=_millicores(shares))
+    limited = _known(before.get("limits"), cpu=_millicores(quota), memory=_bytes(numbers.memory))
     shown = {
         **own,
-        "requests": _overlaid({k: v for k, v in requests.items() if v}, asked, _LEAST_REQUEST),
+        "requests": _overlaid(requests, requested, _LEAST_REQUEST),
         "limits": _overlaid(own.get("limits") or {}, limited, _LEAST_LIMIT),
     }
     return _without_empty(shown), allocated
+
+
+def _known(before: Mapping[str, str] | None, **now: str) -> dict[str, str]:
+    """What is known now and, where it isn't, what was before."""
+    return {**(before or {}), **{name: text for name, text in now.items() if text}}
 
 
 def quantities_of(found: Mapping[str, int]) -> dict[str, str]:

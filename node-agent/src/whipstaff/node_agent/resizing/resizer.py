@@ -428,9 +428,8 @@ class Resizer:
         resources, allocated = reports.of_pod(
             pod, self._numbers_of(pod, status), pod.get("status") or {}
         )
-        if resources or allocated:
-            completed.update(resources=resources, allocatedResources=allocated)
-        return completed
+        found = {"resources": resources, "allocatedResources": allocated}
+        return completed | {name: amounts for name, amounts in found.items() if amounts}
 
     def _look(self, pod: Object, runtime: provider.RuntimePod, *, over: bool) -> None:
         """Note whether a resize is under way, and tell when it is done."""
@@ -451,7 +450,7 @@ class Resizer:
 
     def _numbers_of(self, pod: Object, status: Object) -> cgroup_numbers.Numbers | None:
         """What a running pod's group has, read once and after each resize."""
-        if not pod["spec"].get("resources") or status.get("phase") != "Running":
+        if status.get("phase") != "Running":
             return None
         uid = pod["metadata"]["uid"]
         if uid not in self._group_numbers:

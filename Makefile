@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench conformance soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-nodes conformance soak requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ format: setup ## Format and mend what can be mended
 
 bench: setup ## The scheduler against the stock kube-scheduler, on 5,000 nodes and 10,000 pods
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-nodes: setup ## The node agent against the stock kubelet, on one node with real containers
+	@$(BIN)/python -m bench.nodes $(ARGS)
 
 conformance: setup ## Upstream's tests on two nodes with containers (FOCUS=... SKIP=... NODES=2)
 	@$(BIN)/python -m e2e.conformance --nodes $(or $(NODES),2) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(ARGS)

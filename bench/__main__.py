@@ -13,23 +13,11 @@ import dataclasses
 import datetime
 import json
 import pathlib
-import platform
 import sys
 
 import click
 
-from bench import report, run, workloads
-
-
-def machine() -> str:
-    """The processor and the memory, for the record."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    models = [
-        line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if "model name" in line
-    ]
-    memory = pathlib.Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
-    model = models[0] if models else platform.processor()
-    return f"{len(models)} x {model}, {int(memory) // 2**20} GiB"
+from bench import machine, report, run, workloads
 
 
 @click.command()
@@ -78,7 +66,7 @@ def main(
     ]
     record = {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "machine": machine(),
+        "machine": machine.describe(),
         "command": "python -m bench " + " ".join(sys.argv[1:]),
         "results": [dataclasses.asdict(result) for result in results],
     }

@@ -110,6 +110,20 @@ def test_controllers_are_found_where_they_are_mounted(tmp_path: pathlib.Path) ->
 def test_a_machine_without_control_groups_is_refused() -> None:
     with pytest.raises(OSError, match="failed to find cgroup mounts"):
         cgroup_hierarchies.find("31 23 0:28 / /sys rw - sysfs sysfs rw\n")
+    with pytest.raises(OSError, match="failed to find cgroup mounts"):
+        cgroup_hierarchies.find("41 31 0:38 / /elsewhere rw - cgroup2 cgroup2 rw\n")
+
+
+def test_groups_that_runtimes_make_beside_version_1_are_removed(tmp_path: pathlib.Path) -> None:
+    found = cgroup_hierarchies.find(
+        f"32 31 0:29 / {tmp_path}/cpu rw - cgroup cgroup rw,cpu\n"
+        f"41 31 0:38 / {tmp_path}/unified rw - cgroup2 cgroup2 rw\n"
+    )
+    assert found.version == 1
+    (tmp_path / "unified/kubepods/pod1").mkdir(parents=True)
+    assert found.children("/kubepods") == {"pod1"}
+    found.remove("/kubepods/pod1")
+    assert list((tmp_path / "unified/kubepods").iterdir()) == []
 
 
 # Version 2, on a tree of files that behaves as the kernel's.
@@ -436,6 +450,7 @@ def test_version_1_bounds_counts_and_removes_a_pod(
     manager.remove("uid-web")
     assert process.wait() == -9
     assert manager.pods() == set()
+    assert list(top.glob(f"*/{group}")) == []
 
 
 @pytest.mark.cluster

@@ -23,6 +23,7 @@ UNIFIED = pathlib.Path("/sys/fs/cgroup")
 _NEEDED_V1 = frozenset({"cpu", "cpuacct", "cpuset", "memory", "name=systemd", "pids", "hugetlb"})
 _NEEDED_V2 = ("cpu", "cpuset", "memory", "hugetlb", "pids")
 _TOP = "/"
+_BESIDE = "unified"
 
 
 class Hierarchy(Protocol):
@@ -68,6 +69,9 @@ def find(mounts: str) -> Hierarchy:
         kind, _, options = theirs.split(" ", 2)
         if kind == "cgroup2" and point == UNIFIED:
             return V2(point)
+        if kind == "cgroup2":
+            # Beside version 1: it limits nothing, but runtimes make every group there as well.
+            found.setdefault(_BESIDE, point)
         if kind != "cgroup":
             continue
         for name in options.split(","):
@@ -78,7 +82,7 @@ def find(mounts: str) -> Hierarchy:
             # A controller may be mounted twice; the shortest path is the machine's own.
             if name not in found or len(str(point)) < len(str(found[name])):
                 found[name] = point
-    if not found:
+    if not found.keys() - {_BESIDE}:
         raise OSError(errno.ENOENT, "failed to find cgroup mounts")
     return V1(found)
 

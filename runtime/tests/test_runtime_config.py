@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import datetime
+import json
 import math
 import pathlib
 import ssl
@@ -359,6 +360,14 @@ async def test_credentials_that_stay(
     assert not await connection.rejected(sent)
 
 
+async def test_an_auth_provider_issues_the_token(file: pathlib.Path) -> None:
+    claims = json.dumps({"exp": int(time.time()) + 3600}).encode()
+    token = f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.sig"
+    user = {"auth-provider": {"name": "oidc", "config": {"id-token": token}}}
+    connection = write(file, kubeconfig(user=user))
+    assert dict(await connection.headers()) == {"Authorization": f"Bearer {token}"}
+
+
 async def test_every_group_to_impersonate_is_sent(file: pathlib.Path) -> None:
     user = {"as": "jane", "as-groups": ["g", "h"], "as-user-extra": {"a/b": ["1", "2"]}}
     headers = await write(file, kubeconfig(user=user)).headers()
@@ -584,9 +593,20 @@ def test_proxies(
 # ---- weight ----------------------------------------------------------------------------------
 
 
-def test_the_official_client_is_not_imported_before_it_is_needed() -> None:
+@pytest.mark.parametrize("source", ["no file", "a file", "a pod"])
+def test_the_official_client_is_not_imported_before_it_is_needed(
+    pod: pathlib.Path, file: pathlib.Path, source: str
+) -> None:
+    user = {"client-certificate-data": base64_of(PEM), "client-key-data": base64_of(KEY)}
+    file.write_text(yaml.safe_dump(kubeconfig(user=user)))
+    load = {
+        "no file": "",
+        "a file": f"config.load({str(file)!r})",
+        "a pod": f"config.SERVICE_ACCOUNT = pathlib.Path({str(pod)!r}); config.load()",
+    }[source]
     code = (
-        "import sys; from whipstaff.runtime import client, config, informer, preflight;"
+        "import pathlib, sys; from whipstaff.runtime import client, config, informer, preflight\n"
+        f"{load}\n"
         "print([m for m in sys.modules if m.startswith('kubernetes')])"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

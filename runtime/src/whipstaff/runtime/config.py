@@ -3,11 +3,11 @@
 Runs no loop and owns nothing: `load` gives a `connections.Connection`, and with it the function
 that reads the credentials anew when they are due.
 
-The official client reads the files, merges them and runs the plugins (`kubernetes.config`). It
-takes half a second and 20 MB to import, so it is imported by `load` and not with this module.
-Beside it stand the things that it leaves to its caller: certificates without files that hold their
-keys, re-reading what rotated, impersonation, proxies from the environment, messages that name file
-and field.
+The official client merges several files and runs plugins of either kind (`kubernetes.config`). It
+takes half a second and 20 MB to import, so it is imported where one of these is asked for: the one
+plain file that most processes have, and a pod's service account, are read here. So are the things
+that it leaves to its caller: certificates without files that hold their keys, re-reading what
+rotated, impersonation, proxies from the environment, messages that name file and field.
 
 Answers to client-go ``tools/clientcmd``, ``rest/config.go`` and ``plugin/pkg/client/auth/exec``.
 Leaves out SOCKS proxies and writing kubeconfig files (but for what an auth-provider renews).
@@ -324,8 +324,6 @@ def _token(cluster: _Entry, user: _Entry, save: Callable[[], None]) -> str | Non
         raise user.error("tokenFile", f"cannot read {error.filename}: {error.strerror}") from error
     except Exception as error:
         # An auth-provider talks to its issuer with other libraries, which raise what they like.
-        if "auth-provider" not in fields:
-            raise
         text = " ".join(str(error).split()) or type(error).__name__
         raise user.error("auth-provider", text) from error
     token = settings.api_key.get("BearerToken")
@@ -416,19 +414,23 @@ def _from_pod() -> Connection:
 
 
 def _service_account(authority: pathlib.Path) -> tuple[str, Credentials]:
-    incluster_config = _official("incluster_config")
-
-    settings = types.SimpleNamespace(api_key={})
+    """The API server's URL, and the token as it is now."""
+    where = f"service account in {SERVICE_ACCOUNT}"
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise errors.ConfigurationError(f"{where}: KUBERNETES_SERVICE_HOST or _PORT is not set")
     try:
-        incluster_config.InClusterConfigLoader(
-            token_filename=str(SERVICE_ACCOUNT / "token"), cert_filename=str(authority)
-        ).load_and_set(settings)
-    except (_refusal(), OSError) as error:
-        raise errors.ConfigurationError(f"service account in {SERVICE_ACCOUNT}: {error}") from error
-    # The loader's hook would read the token again; Connection asks for all of this again instead.
-    token = settings.api_key["BearerToken"].split(maxsplit=1)[-1].strip()
+        token = (SERVICE_ACCOUNT / "token").read_text().strip()
+    except OSError as error:
+        raise errors.ConfigurationError(f"{where}: token: {error.strerror}") from error
+    if not token:
+        raise errors.ConfigurationError(f"{where}: token: the file is empty")
+    if not authority.is_file():
+        raise errors.ConfigurationError(f"{where}: {authority.name}: no such file")
     headers = multidict.CIMultiDict({"Authorization": f"Bearer {token}"})
-    return settings.host, Credentials(headers, lifetime=FILE_PERIOD)
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return server, Credentials(headers, lifetime=FILE_PERIOD)
 
 
 def _official(module: str) -> Any:

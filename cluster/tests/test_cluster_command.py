@@ -6,7 +6,7 @@ from collections.abc import Callable
 import click.testing
 import pytest
 
-from whipstaff.cluster import clusters, command, layout, machines, plan
+from whipstaff.cluster import command, layout, machines, plan, provisioning
 from whipstaff.runtime import commands
 
 Run = Callable[..., tuple[int | str | None, str, str]]
@@ -174,5 +174,5 @@ def test_unasked_nodes_are_as_real_as_they_can_be(
     monkeypatch: pytest.MonkeyPatch, nodes: int, why: str | None, expected: str
 ) -> None:
     monkeypatch.setattr(machines, "obstacle", lambda: why)
-    provider, told = clusters._provider(plan.Spec(nodes=nodes))
+    provider, told = provisioning.provider(plan.Spec(nodes=nodes))
     assert f"{provider}: {told}".startswith(expected)

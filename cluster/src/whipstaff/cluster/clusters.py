@@ -15,14 +15,13 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psutil
 
 from whipstaff.cluster import (
-    addons,
     binaries,
     certificates,
     components,
@@ -32,12 +31,12 @@ from whipstaff.cluster import (
     kubeconfigs,
     layout,
     machines,
-    networks,
     nodes,
     plan,
     ports,
     processes,
     progress,
+    provisioning,
     state,
     waiting,
 )
@@ -47,7 +46,6 @@ _T = TypeVar("_T")
 _POLL = 0.05
 _SUPERVISOR_GRACE = 60.0  # seconds in which it ends all components, one wave after another
 _LEFTOVER_GRACE = 2.0
-FEW_NODES = 10  # so many have real containers unasked: each is some 150 MB and three processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,30 +100,6 @@ def up(
             took = time.monotonic() - begun
             show.line(f"\nCluster {place.name} is up after {took:.1f} s ({_summary(planned)}).")
         _hints(place, planned, show)
-
-
-def load(place: layout.Layout, archives: Sequence[pathlib.Path], show: progress.Progress) -> None:
-    """Give images to every node of a running cluster; the next ``up`` doesn't know of them.
-
-    Args:
-        place: the cluster's data directory.
-        archives: OCI or Docker archives.
-        show: where progress goes.
-
-    Raises:
-        StartupError: there are no such nodes, or a file isn't such an archive.
-    """
-    planned, running = plan.Plan.load(place), state.State.load(place)
-    if planned is None or running is None or not running.supervised:
-        raise errors.StartupError(f"no cluster runs in {place.root}: `whipstaff up` starts one")
-    if planned.network is None:
-        raise errors.StartupError("the cluster has no nodes with real containers")
-    for archive in archives:
-        with show.step("Image") as step:
-            for name in nodes.names(planned.spec.nodes):
-                step.update(f"{archive.name} on {name}")
-                containerd.load(machines.files_of(place.root, name), archive)
-            step.result = f"{archive.name} on {planned.spec.nodes} nodes"
 
 
 def down(place: layout.Layout, show: progress.Progress, *, keep_data: bool) -> bool:
@@ -230,9 +204,9 @@ def _start(
     spec = dataclasses.replace(before.spec if before else plan.Spec(), **asked)
     why = None
     if before is None and "provider" not in asked:
-        provider, why = _provider(spec)
+        provider, why = provisioning.provider(spec)
         spec = dataclasses.replace(spec, provider=provider)
-    _check(spec, place)
+    provisioning.check(spec, place)
     if options.update_kubeconfig:
         kubeconfigs.read(kubeconfigs.user_path())  # one that can't be read stops it now, not later
     with show.step("Binaries") as step:
@@ -250,7 +224,7 @@ def _start(
     if why is not None:
         show.done("Provider", f"{spec.provider}: {why}")
     if spec.provider == components.CRI and spec.nodes:
-        planned = _make_machines(place, planned, before, show)
+        planned = provisioning.make_machines(place, planned, before, show)
     elif machines.left(place.root):
         machines.clean(place.root)
     with show.step("Certificates") as step:
@@ -273,66 +247,6 @@ def _start(
     if options.update_kubeconfig:
         planned = _add_context(place, planned, show)
     return planned
-
-
-def _provider(spec: plan.Spec) -> tuple[str, str | None]:
-    """What runs the pods where nobody said it, and why (None: it makes no difference)."""
-    if not spec.nodes:
-        return components.SIMULATED, None
-    why = machines.obstacle()
-    if why is None and spec.nodes > FEW_NODES:
-        why = f"{spec.nodes} nodes are many, --provider cri insists"
-    if why is None or "node-agent" in spec.stock:
-        return components.CRI, "real containers, as root with containerd"
-    return components.SIMULATED, f"no real containers: {why}"
-
-
-def _check(spec: plan.Spec, place: layout.Layout) -> None:
-    """What can't be had, before anything is made.
-
-    Raises:
-        ConfigurationError: parts of what was asked for don't go together.
-        StartupError: it isn't possible on this machine.
-    """
-    if spec.provider != components.CRI:
-        if "node-agent" in spec.stock:
-            raise errors.ConfigurationError(
-                "--stock node-agent: the kubelet needs nodes with real containers, --provider cri"
-            )
-        return
-    if spec.nodes > networks.MAX_NODES:
-        raise errors.ConfigurationError(
-            f"--nodes: {spec.nodes} nodes with real containers are more than {networks.MAX_NODES}"
-        )
-    if "node-agent" in spec.stock and (extra := nodes.kubelet_path_excess(place.root)) > 0:
-        raise errors.ConfigurationError(
-            f"--data-dir: {place.root} is {extra} characters too long for the kubelet's sockets"
-        )
-    if spec.nodes and (why := machines.obstacle()) is not None:
-        raise errors.StartupError(f"--provider cri: {why}; --provider simulated needs nothing")
-
-
-def _make_machines(
-    place: layout.Layout, planned: plan.Plan, before: plan.Plan | None, show: progress.Progress
-) -> plan.Plan:
-    """Images and machines for nodes with real containers."""
-    with show.step("Images") as step:
-        wanted = (*nodes.IMAGES, *(addons.IMAGES if planned.spec.addons else ()))
-        archives = [str(images.archive(name, report=step.update)) for name in wanted]
-        step.result = f"{', '.join(wanted)}, made here"
-    archives += planned.spec.images
-    with show.step("Machines") as step:
-        earlier = before.network if before else None
-        listens = [planned.ports.apiserver]
-        names = nodes.names(planned.spec.nodes)
-        network = machines.prepare(place.root, names, earlier, listens)
-        step.result = (
-            f"{len(names)} network namespaces in {network.subnet}, pods in {network.pods}, "
-            f"{containerd.version()}"
-        )
-    changed = dataclasses.replace(planned, network=network, archives=tuple(archives))
-    changed.save(place)
-    return changed
 
 
 def _ports(place: layout.Layout, before: plan.Plan | None) -> components.Ports:

@@ -25,6 +25,7 @@ from whipstaff.cluster import (
     nodes,
     plan,
     progress,
+    provisioning,
 )
 from whipstaff.cluster import (
     images as makers,
@@ -36,7 +37,7 @@ from whipstaff.runtime import errors, flags
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _UNLIMITED = 300
-_FEW = clusters.FEW_NODES
+_FEW = provisioning.FEW_NODES
 _FOLDER = click.Path(file_okay=False, path_type=pathlib.Path)
 
 
@@ -167,7 +168,7 @@ def up(
 def load(place: layout.Layout, archives: tuple[pathlib.Path, ...]) -> None:
     """Give images, as OCI or Docker archives, to all nodes with real containers."""
     with _explaining():
-        clusters.load(place, archives, progress.Progress())
+        provisioning.load(place, archives, progress.Progress())
 
 
 @click.command()

@@ -322,6 +322,10 @@ def test_a_pods_own_resources_are_shown_as_its_group_has_them() -> None:
     shown, allocated = reports.of_pod(asked, numbers, None)
     assert shown == resources("500m,64Mi", "1,512Mi")
     assert allocated == {"cpu": "1", "memory": "64Mi"}
+    before = {"resources": resources("3,3Gi", "3,3Gi")}
+    assert reports.of_pod(asked, numbers, before)[0] == shown
+    silent = Numbers(period=100_000)
+    assert reports.of_pod(asked, silent, before)[0] == resources("3,64Mi", "3,3Gi")
     waiting, _ = reports.of_pod(asked, None, None)
     assert waiting == resources("1,64Mi", "2,1Gi")
 

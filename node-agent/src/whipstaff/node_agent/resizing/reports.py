@@ -144,7 +144,9 @@ def of_pod(
         requests.setdefault("memory", allocated["memory"])
     shares = cgroup_numbers.millicores_of_shares(numbers.shares or 0)
     quota = cgroup_numbers.millicores_of_quota(numbers.quota or -1, numbers.period)
-    requested = _known(before.get("requests"), cpu=_millicores(shares))
+    # Requests of memory are nowhere but in what was allocated.
+    asked_before = {k: v for k, v in (before.get("requests") or {}).items() if k == "cpu"}
+    requested = _known(asked_before, cpu=_millicores(shares))
     limited = _known(before.get("limits"), cpu=_millicores(quota), memory=_bytes(numbers.memory))
     shown = {
         **own,

@@ -21,6 +21,8 @@ Object = objects.Object
 HostPort = tuple[str, str, int]
 
 OS_LABEL = "kubernetes.io/os"
+# From this priority on a pod is critical.
+SYSTEM_CRITICAL = 2_000_000_000
 
 _NATIVE = ("cpu", "memory", "ephemeral-storage")
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)

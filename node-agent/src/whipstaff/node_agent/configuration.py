@@ -33,6 +33,9 @@ field, before anything starts. A file looks like this; every field may be left o
     imageMaximumGCAge: 0s
     containerLogMaxSize: 10Mi
     containerLogMaxFiles: 5
+    shutdownGracePeriod: 0s                  # how long a shutdown of the machine waits for pods,
+    shutdownGracePeriodCriticalPods: 0s      # of which at the end, for critical ones; or in full:
+    shutdownGracePeriodByPodPriority: []     # of {priority: 0, shutdownGracePeriodSeconds: 60}
     images: {maxParallelPulls: 0, registryPullQPS: 5, registryBurst: 10}   # 0: no limit
 
 Answers to the few parts of ``KubeletConfiguration`` that mean something to every provider; leaves

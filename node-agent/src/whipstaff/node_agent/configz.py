@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from whipstaff.node_agent import configuration, texts
+from whipstaff.node_agent import configuration, shutdown_plan, texts
 from whipstaff.runtime import objects
 
 Object = objects.Object
@@ -59,4 +59,19 @@ def shown(
         "enableServer": True,
         "containerRuntimeEndpoint": endpoint,
         "failCgroupV1": False,
+        **_shutdown(settings.upkeep.shutdown),
+    }
+
+
+def _shutdown(policy: shutdown_plan.Policy) -> Object:
+    if policy.by_priority:
+        return {
+            "shutdownGracePeriodByPodPriority": [
+                {"priority": period.priority, "shutdownGracePeriodSeconds": period.seconds}
+                for period in policy.periods
+            ]
+        }
+    return {
+        "shutdownGracePeriod": texts.duration(policy.grace),
+        "shutdownGracePeriodCriticalPods": texts.duration(policy.critical),
     }

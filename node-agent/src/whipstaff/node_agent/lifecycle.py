@@ -126,10 +126,7 @@ def decide(pod: Object, life: Life, context: Context, now: float) -> Decision:
             if decision is not None:
                 return decision
         stage = Stage.TERMINATING
-    limit = life.grace
-    if limit is None and verdict is not None:
-        limit = verdict.grace
-    grace = effective_grace(pod, limit)
+    grace = effective_grace(pod, least_grace(life.grace, verdict))
     if stage is Stage.TERMINATING and _may_run(life.runtime):
         status = statuses.generate(pod, observed, old, now)
         held = statuses.hold_back(status, old)
@@ -137,6 +134,14 @@ def decide(pod: Object, life: Life, context: Context, now: float) -> Decision:
     status = statuses.generate(pod, observed, old, now, terminal=True)
     status = statuses.finish(pod, status, observed, now)
     return Decision(Stage.TERMINATED, status, (), None, verdict, grace)
+
+
+def least_grace(current: float | None, verdict: statuses.Verdict | None) -> float | None:
+    """The seconds that the node itself gives a pod to stop; None for no word about it."""
+    told = verdict.grace if verdict is not None else None
+    if current is None or told is None:
+        return told if current is None else current
+    return min(current, told)
 
 
 def effective_grace(pod: Object, current: float | None) -> float:

@@ -69,6 +69,17 @@ images_collected = prometheus_client.Counter(
 evictions = prometheus_client.Counter(
     "kubelet_evictions", "Pods ended because something ran out", ["eviction_signal"]
 )
+preemptions = prometheus_client.Counter(
+    "kubelet_preemptions", "Pods ended to make room for a critical one", ["preemption_signal"]
+)
+shutdown_start = prometheus_client.Gauge(
+    "kubelet_graceful_shutdown_start_time_seconds",
+    "When the last graceful shutdown of the machine began, in seconds since the epoch",
+)
+shutdown_end = prometheus_client.Gauge(
+    "kubelet_graceful_shutdown_end_time_seconds",
+    "When the last graceful shutdown of the machine had ended all pods, or 0 while it hasn't",
+)
 status_writes = prometheus_client.Counter(
     "whipstaff_node_agent_status_writes",
     "Requests made to report pods",

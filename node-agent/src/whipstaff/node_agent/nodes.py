@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whipstaff.node_agent import admission, provider, requirements, texts
+from whipstaff.node_agent import admission, provider, requirements, shutdown_plan, texts
 from whipstaff.runtime import objects, quantities
 
 Object = objects.Object
@@ -127,6 +127,7 @@ class Node:
         handlers, features: what its runtime can do, as the status shows it.
         images: what takes room on it.
         pressures: the conditions that say that something runs out, those that are true.
+        shutting_down: whether its machine is about to go down.
         shown: its status without conditions as the API has it; None where only conditions change.
     """
 
@@ -143,6 +144,7 @@ class Node:
     features: Object | None = None
     images: Sequence[provider.Image] = ()
     pressures: frozenset[str] = frozenset()
+    shutting_down: bool = False
     shown: Object | None = None
 
 
@@ -243,6 +245,8 @@ def conditions(node: Node, template: Template, old: Sequence[Object], now: float
         words = pressure.words(tense=tense)
         found.append(_condition(before.get(kind), now, kind, str(tense), *words))
     problems = list(node.problems)
+    if node.shutting_down:
+        problems.append(shutdown_plan.PROBLEM)
     missing = [name for name in _REQUIRED_CAPACITY if name not in template.capacity]
     if missing:
         problems.append(f"missing node capacity for resources: {', '.join(missing)}")
@@ -302,10 +306,10 @@ def _condition(
 
 
 def _images(found: Iterable[provider.Image]) -> list[Object]:
-    """The largest images, the largest first."""
-    largest = sorted(found, key=lambda image: image.size, reverse=True)[:_IMAGES]
+    """The largest images, the largest first; always in the same order, as the API compares lists."""
+    largest = sorted(found, key=lambda image: (-image.size, image.names, image.ref))[:_IMAGES]
     return [
-        {"names": list(image.names[:_NAMES_OF_AN_IMAGE]), "sizeBytes": image.size}
+        {"names": list(image.names[:_NAMES_OF_AN_IMAGE]) or None, "sizeBytes": image.size}
         for image in largest
     ]
 

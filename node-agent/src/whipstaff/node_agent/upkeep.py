@@ -23,6 +23,7 @@ from whipstaff.node_agent import (
     pod_events,
     pod_worker,
     provider,
+    shutdown,
     statuses,
     upkeep_configuration,
 )
@@ -77,7 +78,10 @@ class Upkeep:
         )
         self._evictor = evictor.Evictor(policies.eviction, self._hands(), clock)
         self._orphans = orphans.Orphans(host.places(), self._known, self._running_ids)
-        parts.crew.refuse = self._evictor.admit
+        self._shutdown = shutdown.Shutdown(
+            policies.shutdown, self._shutdown_hands(), host.root, clock
+        )
+        parts.crew.refusals += [self._evictor.admit, self._shutdown.admit]
 
     async def run(self) -> None:
         """Look after the node, until cancelled."""
@@ -88,6 +92,7 @@ class Upkeep:
             group.create_task(_keep_up("eviction", self._evictor.run))
             group.create_task(_keep_up("orphans", self._orphans.run))
             group.create_task(_keep_up("strays", self._stop_strays))
+            group.create_task(_keep_up("shutdown", self._shutdown.run))
 
     async def _stop_strays(self) -> None:
         """Stop what runs here, and has for a minute, without a pod that anybody knows of."""
@@ -114,6 +119,16 @@ class Upkeep:
             changed=self._press,
         )
 
+    def _shutdown_hands(self) -> shutdown.Hands:
+        crew = self._parts.crew
+        return shutdown.Hands(
+            active=lambda: [worker.load() for worker in self._not_over()],
+            kill=lambda pod, verdict: crew.end(objects.uid(pod), verdict),
+            is_gone=self._is_cleaned_up,
+            report=self._report,
+            changed=self._go_down,
+        )
+
     async def _measure(self) -> evictor.Measurement:
         if self._dedicated is None:
             images = await self._parts.runtime.image_filesystem()
@@ -133,6 +148,14 @@ class Upkeep:
         worker = self._parts.crew.get(uid)
         return worker is None or worker.life.stage is lifecycle.Stage.TERMINATED
 
+    def _is_cleaned_up(self, uid: str) -> bool:
+        worker = self._parts.crew.get(uid)
+        return worker is None or (self._is_gone(uid) and worker.cleaned)
+
+    def _go_down(self, down: bool) -> None:
+        self._node.shutting_down = down
+        self._parts.heartbeats.check()
+
     def _press(self, conditions: frozenset[str]) -> None:
         self._node.pressures = conditions
         self._parts.heartbeats.check()
@@ -149,6 +172,11 @@ class Upkeep:
     def _active(self) -> Iterator[Worker]:
         for worker in self._parts.crew:
             if worker.life.stage is lifecycle.Stage.SYNC and not worker.life.orphaned:
+                yield worker
+
+    def _not_over(self) -> Iterator[Worker]:
+        for worker in self._parts.crew:
+            if worker.admitted and not self._is_cleaned_up(worker.uid):
                 yield worker
 
     def _running(self) -> Iterator[tuple[Object, provider.RuntimeContainer]]:

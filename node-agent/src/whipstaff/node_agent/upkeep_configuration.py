@@ -1,16 +1,16 @@
 """When a node looks after itself: the fields of ``KubeletConfiguration`` that say so.
 
 Pure: a mapping becomes `Policies`, or a ValueError that names the field. Answers to the eviction,
-image collection and log fields of k8s.io/kubelet ``config/v1beta1``.
+image collection, log and shutdown fields of k8s.io/kubelet ``config/v1beta1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from whipstaff.node_agent import eviction, eviction_signals, image_gc, log_rotation
+from whipstaff.node_agent import eviction, eviction_signals, image_gc, log_rotation, shutdown_plan
 from whipstaff.runtime import flags, quantities
 
 FIELDS = (
@@ -26,16 +26,20 @@ FIELDS = (
     "imageMaximumGCAge",
     "containerLogMaxSize",
     "containerLogMaxFiles",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodCriticalPods",
+    "shutdownGracePeriodByPodPriority",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """When pods are evicted, images collected and logs rotated."""
+    """When pods are evicted, images collected and logs rotated, and how shutdowns wait."""
 
     eviction: eviction.Policy = field(default_factory=eviction.Policy)
     images: image_gc.Policy = field(default_factory=image_gc.Policy)
     logs: log_rotation.Policy = field(default_factory=log_rotation.Policy)
+    shutdown: shutdown_plan.Policy = field(default_factory=shutdown_plan.Policy)
 
 
 def read(told: Mapping[str, Any]) -> Policies:
@@ -52,6 +56,7 @@ def read(told: Mapping[str, Any]) -> Policies:
             size=_bytes(told, "containerLogMaxSize", usual.logs.size),
             files=_number(told, "containerLogMaxFiles", usual.logs.files, 2),
         ),
+        _shutdown(told),
     )
 
 
@@ -85,6 +90,33 @@ def _images(told: Mapping[str, Any], usual: image_gc.Policy) -> image_gc.Policy:
         )
     except ValueError as error:
         raise ValueError(f"imageGCHighThresholdPercent: {error}") from error
+
+
+def _shutdown(told: Mapping[str, Any]) -> shutdown_plan.Policy:
+    return shutdown_plan.Policy(
+        _seconds(told, "shutdownGracePeriod", 0.0),
+        _seconds(told, "shutdownGracePeriodCriticalPods", 0.0),
+        tuple(_periods(told.get("shutdownGracePeriodByPodPriority"))),
+    )
+
+
+def _periods(found: Any) -> Iterator[shutdown_plan.Period]:
+    name = "shutdownGracePeriodByPodPriority"
+    if not isinstance(found, list | None):
+        raise ValueError(f"{name}: must be a list")  # noqa: TRY004 (a mistake in a file)
+    for index, one in enumerate(found or ()):
+        where = f"{name}[{index}]"
+        if not isinstance(one, dict) or one.keys() != {"priority", "shutdownGracePeriodSeconds"}:
+            raise ValueError(f"{where}: must have priority and shutdownGracePeriodSeconds")
+        priority = one["priority"]
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            text = f"{where}.priority: {priority!r} is not a whole number"
+            raise ValueError(text)  # noqa: TRY004 (a mistake in a file)
+        try:
+            seconds = _number(one, "shutdownGracePeriodSeconds", 0, 0)
+        except ValueError as error:
+            raise ValueError(f"{where}.{error}") from error
+        yield shutdown_plan.Period(priority, seconds)
 
 
 def _amounts(told: Mapping[str, Any], name: str) -> Mapping[str, str] | None:

@@ -70,7 +70,7 @@ class Workers:
 
     Attributes:
         statics: the static pods; None where there are none.
-        refuse: says why the node takes no pod such as this one now, whatever room there is.
+        refusals: say why the node takes no pod such as this one now, whatever room there is.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Workers:
         host: hosting.Host | None = None,
     ) -> None:
         self.statics: static_pods.StaticPods | None = None
-        self.refuse: Callable[[Object], admission.Rejection | None] = lambda _: None
+        self.refusals: list[Callable[[Object], admission.Rejection | None]] = []
         self._runtime = runtime
         self._executor = executor
         self._events = events
@@ -210,6 +210,19 @@ class Workers:
         if worker is not None:
             self.wake(worker)
 
+    def end(self, uid: str, verdict: statuses.Verdict) -> None:
+        """End a pod by the node's word; what it says about the grace period counts if shorter.
+
+        A pod that ends already says so from now on, unless nothing is left of it but its volumes.
+        """
+        worker = self._workers.get(uid)
+        if worker is None or worker.life.stage is Stage.TERMINATED:
+            return
+        if worker.life.stage is Stage.TERMINATING and not worker.life.runtime.running():
+            return
+        worker.life.verdict = verdict
+        self.wake(worker)
+
     def get(self, uid: str) -> Worker | None:
         """A pod's worker."""
         return self._workers.get(uid)
@@ -272,13 +285,14 @@ class Workers:
     def _must_stop(self, worker: Worker) -> bool:
         """Whether what the worker is doing was overtaken: by a deletion, by a shorter grace."""
         life = worker.life
-        if not (worker.deleted or life.orphaned):
+        if not (worker.deleted or life.orphaned or life.verdict is not None):
             return False
         if life.stage is Stage.SYNC:
             return True
         if life.stage is not Stage.TERMINATING or life.grace is None:
             return False
-        return lifecycle.effective_grace(worker.load(), life.grace) < life.grace
+        limit = lifecycle.least_grace(life.grace, life.verdict)
+        return lifecycle.effective_grace(worker.load(), limit) < life.grace
 
     async def _work(self, worker: Worker) -> None:
         try:
@@ -460,7 +474,8 @@ class Workers:
             return True
         claim = admission.claim_of(pod["spec"])
         machine = self._host.limits if self._host is not None else None
-        rejection = self.refuse(pod) or admission.admit(
+        refused = (refuse(pod) for refuse in self.refusals)
+        rejection = next(filter(None, refused), None) or admission.admit(
             pod, claim, node.object, node.allocatable, node.usage, machine
         )
         if rejection is None:

@@ -351,6 +351,25 @@ async def test_a_real_nodes_images_are_shown_as_they_come(
         await harness.eventually(shown, lambda: "the new image isn't shown")
 
 
+async def test_an_image_without_a_name_is_shown_once(
+    cluster: harness.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nameless = (provider.Image("sha256:2", 7), provider.Image("sha256:3", 7))
+    monkeypatch.setattr(Hosted, "found", (*Hosted.found, *nameless))
+    monkeypatch.setattr(heartbeats, "_BETWEEN_REPORTS", 0.05)
+    (name,) = cluster.node_names()
+    async with harness.Running(cluster.kubeconfig, (name,), runtime=Hosted, info=MACHINE):
+
+        async def shown() -> bool:
+            return len((await node_of(cluster, name))["status"].get("images") or ()) == 3
+
+        await harness.eventually(shown, lambda: "the images aren't shown")
+        before = await node_of(cluster, name)
+        await asyncio.sleep(0.5)
+        after = await node_of(cluster, name)
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
 async def test_what_runs_out_is_shown_and_told(cluster: harness.Cluster) -> None:
     (name,) = cluster.node_names()
     async with harness.Running(cluster.kubeconfig, (name,)) as running:

@@ -35,6 +35,7 @@ _RUNTIME_POLL_SECONDS = 5.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 7.0
 _CONFLICTS = 5
+_BETWEEN_REPORTS = 1.0
 # Images come and go more often than runtimes, and listing them takes longer.
 _POLLS_PER_LIST = 2
 
@@ -293,8 +294,12 @@ class Heartbeats:
             _log.warning("a node's status can't be written", node=node.name, error=str(error))
             self._later(1.0 + random.random(), functools.partial(self._report, node))
         else:
-            self._reporting.discard(node.name)
-            self._check(node)
+            # What the API doesn't take as it is written must not be written again and again.
+            self._later(_BETWEEN_REPORTS, functools.partial(self._reported, node))
+
+    async def _reported(self, node: nodes.Node) -> None:
+        self._reporting.discard(node.name)
+        self._check(node)
 
     async def _write_status(self, node: nodes.Node) -> None:
         if node.object is None:

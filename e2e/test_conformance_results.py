@@ -65,9 +65,9 @@ def test_the_record_gains_what_passes_and_loses_what_fails(tmp_path: pathlib.Pat
 def test_chosen_names_are_matched_as_a_whole_and_no_others() -> None:
     names = [POD, "[sig-node] ConfigMap with a-dash, (brackets) and $ [Conformance]"]
     pattern = re.compile(results.focus(names))
-    assert all(pattern.search(name) for name in names)
-    assert not pattern.search(f"{POD} again")
-    assert not pattern.search(POD.replace(".", "x").replace("Pods", "Nodes"))
+    assert all(pattern.search(f"Kubernetes e2e suite {name}") for name in names)
+    assert not pattern.search(f"Kubernetes e2e suite {POD} again")
+    assert not pattern.search(f"Kubernetes e2e suite {POD.replace('Pods', 'Nodes')}")
 
 
 def test_every_quick_test_is_recorded_as_passing() -> None:

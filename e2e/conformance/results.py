@@ -12,6 +12,7 @@ from typing import Any
 
 RECORDED = pathlib.Path(__file__).parent / "passing.txt"
 QUICK = pathlib.Path(__file__).parent / "quick.txt"
+_SUITE = "Kubernetes e2e suite"
 _ENDED_BADLY = {"failed", "panicked", "interrupted", "aborted", "timedout"}
 _MODULE = re.compile(r"^.*k8s\.io/kubernetes(@[^/]*)?/test/e2e/")
 
@@ -117,10 +118,9 @@ def lost(specs: Iterable[Spec], recorded: Collection[str]) -> list[str]:
 
 
 def focus(chosen: Iterable[str]) -> str:
-    """The regular expression (Go's) that matches just these names."""
-    return "|".join(
-        f"^{re.escape(name)}$".replace("\\ ", " ").replace("\\-", "-") for name in chosen
-    )
+    """The regular expression (Go's) that matches just these names, with the suite's before each."""
+    escaped = (re.escape(name).replace("\\ ", " ").replace("\\-", "-") for name in chosen)
+    return f"^{_SUITE} ({'|'.join(escaped)})$"
 
 
 def document(specs: Iterable[Spec]) -> list[dict[str, Any]]:

@@ -31,10 +31,17 @@ def specs(tmp_path: pathlib.Path, *entries: dict[str, Any]) -> list[results.Spec
     return results.read(report)
 
 
-def test_what_was_skipped_is_left_out(tmp_path: pathlib.Path) -> None:
+def test_what_was_not_chosen_is_left_out(tmp_path: pathlib.Path) -> None:
     setup = {**entry(), "LeafNodeType": "SynchronizedBeforeSuite"}
     found = specs(tmp_path, entry(), entry(state="skipped"), entry(state="pending"), setup)
     assert found == [results.Spec("[sig-node] Pods should be updated", "common/node/pods.go", 1.5)]
+
+
+def test_what_cannot_be_run_here_has_neither_passed_nor_failed(tmp_path: pathlib.Path) -> None:
+    found = specs(tmp_path, entry(state="skipped", Failure={"Message": "needs 3 nodes"}))
+    assert not found[0].passed
+    assert results.failures(found) == ""
+    assert results.table(found).splitlines()[-1] == "| all | 0 | 0 | 1 | 2 |"
 
 
 def test_a_failure_says_what_and_where(tmp_path: pathlib.Path) -> None:
@@ -48,8 +55,8 @@ def test_a_failure_says_what_and_where(tmp_path: pathlib.Path) -> None:
 def test_the_table_counts_by_file(tmp_path: pathlib.Path) -> None:
     found = specs(tmp_path, entry(), entry("other", "failed", Failure={}))
     assert results.table(found).splitlines()[2:] == [
-        "| common/node/pods.go | 1 | 1 | 3 |",
-        "| all | 1 | 1 | 3 |",
+        "| common/node/pods.go | 1 | 1 | 0 | 3 |",
+        "| all | 1 | 1 | 0 | 3 |",
     ]
 
 

@@ -109,8 +109,9 @@ def main(
         click.echo(f"LOST: {name}")
     if record:
         results.record(specs)
-    failed = sum(not spec.passed for spec in specs)
-    click.echo(f"{len(specs) - failed} passed, {failed} failed")
+    failed = sum(spec.failure is not None for spec in specs)
+    skipped = sum(spec.skipped for spec in specs)
+    click.echo(f"{len(specs) - failed - skipped} passed, {failed} failed, {skipped} skipped")
     raise SystemExit(1 if lost or not specs or (focus and failed) else 0)
 
 

@@ -25,64 +25,72 @@ class Spec:
         name: with those of the groups around it, as ``--focus`` matches it.
         file: below test/e2e.
         seconds: how long it took.
-        failure: why it failed, with the place; None: it passed.
+        failure: why it failed, with the place; None: it didn't.
+        skipped: the test itself found that it can't be run here.
     """
 
     name: str
     file: str
     seconds: float
     failure: str | None = None
+    skipped: bool = False
 
     @property
     def passed(self) -> bool:
-        return self.failure is None
+        return self.failure is None and not self.skipped
 
 
 def read(report: pathlib.Path) -> list[Spec]:
-    """The specs that ran, of ginkgo's JSON report; those that were skipped aren't among them."""
+    """The specs that were started, of ginkgo's JSON report; not those that weren't chosen."""
     return [
         _spec(entry)
         for suite in json.loads(report.read_text())
         for entry in suite["SpecReports"] or ()
-        if entry["LeafNodeType"] == "It" and _state(entry) in _ENDED_BADLY | {"passed"}
+        if entry["LeafNodeType"] == "It" and _was_started(entry)
     ]
 
 
-def _state(entry: Mapping[str, Any]) -> str:
-    state: str = entry["State"]
-    return state
+def _was_started(entry: Mapping[str, Any]) -> bool:
+    """Whether it ran, if only to find that it can't; what isn't chosen is "skipped" as well."""
+    if entry["State"] == "skipped":
+        return bool(entry.get("Failure", {}).get("Message"))
+    return entry["State"] == "passed" or entry["State"] in _ENDED_BADLY
 
 
 def _spec(entry: Mapping[str, Any]) -> Spec:
     texts = [*(entry["ContainerHierarchyTexts"] or ()), entry["LeafNodeText"]]
     failure = None
-    if _state(entry) != "passed":
+    if entry["State"] in _ENDED_BADLY:
         found = entry.get("Failure", {})
         place = found.get("Location", {})
         file = _MODULE.sub("", place.get("FileName", ""))
-        failure = f"[{_state(entry)}] {found.get('Message', '')}\n{file}:{place.get('LineNumber')}"
+        failure = f"[{entry['State']}] {found.get('Message', '')}\n{file}:{place.get('LineNumber')}"
     return Spec(
         " ".join(texts),
         _MODULE.sub("", entry["LeafNodeLocation"]["FileName"]),
         entry["RunTime"] / 1e9,
         failure,
+        entry["State"] == "skipped",
     )
 
 
 def table(specs: Iterable[Spec]) -> str:
-    """Passed, failed and seconds by file, as Markdown, with a line for all."""
+    """Passed, failed, skipped and seconds by file, as Markdown, with a line for all."""
     by_file: dict[str, list[Spec]] = collections.defaultdict(list)
     for spec in specs:
         by_file[spec.file].append(spec)
     rows = [_row(file, found) for file, found in sorted(by_file.items())]
     rows.append(_row("all", [spec for found in by_file.values() for spec in found]))
-    return "\n".join(["| file | passed | failed | seconds |", "|---|--:|--:|--:|", *rows])
+    head = ["| file | passed | failed | skipped | seconds |", "|---|--:|--:|--:|--:|"]
+    return "\n".join([*head, *rows])
 
 
 def _row(title: str, specs: Collection[Spec]) -> str:
     passed = sum(spec.passed for spec in specs)
+    skipped = sum(spec.skipped for spec in specs)
+    failed = len(specs) - passed - skipped
     seconds = sum(spec.seconds for spec in specs)
-    return f"| {title} | {passed} | {len(specs) - passed} | {seconds:.0f} |"
+    return f"| {title} | {passed} | {failed} | {skipped} | {seconds:.0f} |"
 
 
 def failures(specs: Iterable[Spec]) -> str:
@@ -105,7 +113,7 @@ def names(file: pathlib.Path) -> list[str]:
 
 
 def record(specs: Iterable[Spec], file: pathlib.Path = RECORDED) -> None:
-    """Put down what passed; what passed before and wasn't run now stays, what failed goes."""
+    """Put down what passed; what passed before and wasn't run now stays, what didn't pass goes."""
     specs = list(specs)
     known = set(names(file)) - {spec.name for spec in specs}
     known |= {spec.name for spec in specs if spec.passed}
@@ -113,7 +121,7 @@ def record(specs: Iterable[Spec], file: pathlib.Path = RECORDED) -> None:
 
 
 def lost(specs: Iterable[Spec], recorded: Collection[str]) -> list[str]:
-    """What is recorded as passing and failed now."""
+    """What is recorded as passing and doesn't now."""
     return [spec.name for spec in specs if not spec.passed and spec.name in recorded]
 
 
@@ -128,5 +136,6 @@ def document(specs: Iterable[Spec]) -> list[dict[str, Any]]:
     return [
         {"name": spec.name, "file": spec.file, "seconds": round(spec.seconds, 1)}
         | ({} if spec.failure is None else {"failure": spec.failure})
+        | ({"skipped": True} if spec.skipped else {})
         for spec in specs
     ]

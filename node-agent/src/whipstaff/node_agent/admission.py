@@ -6,15 +6,16 @@ admitted pods of one node hold, kept up to date by their workers so that admissi
 all pods again; `Machine` is what only a node with real containers has to say. Answers to
 ``pkg/kubelet/lifecycle/{predicate,handlers}.go``, AdmissionCheck in
 ``pkg/scheduler/eventhandlers.go`` and ``pkg/security/apparmor``. Leaves out eviction pressure (that
-is `eviction`'s), topology, and making room for critical pods.
+is `eviction`'s) and topology; room for critical pods is made by `preemptor`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import apparmor, containers, requirements, sysctls
+from whipstaff.node_agent import apparmor, containers, requirements, static_manifests, sysctls
 from whipstaff.runtime import objects, selectors
 
 Object = objects.Object
@@ -29,11 +30,31 @@ _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (compared, not bou
 
 
 @dataclass(frozen=True, slots=True)
+class Shortage:
+    """What a node hasn't enough of; amounts as `requirements.requests` gives them."""
+
+    resource: str
+    requested: int
+    used: int
+    capacity: int
+
+    @property
+    def missing(self) -> int:
+        """How much must become free."""
+        return self.requested - (self.capacity - self.used)
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a pod may not run here: the reason and the message of its event; see `status_message`."""
+    """Why a pod may not run here: the reason and the message of its event; see `status_message`.
+
+    Attributes:
+        shortages: what a critical pod is rejected for, if room is all that is missing.
+    """
 
     reason: str
     message: str
+    shortages: tuple[Shortage, ...] = ()
 
     @property
     def status_message(self) -> str:
@@ -120,14 +141,21 @@ def admit(
     refusal = machine.sysctls.refusal(pod) if machine is not None else None
     if refusal is not None:
         return Rejection("SysctlForbidden", refusal)
-    return (
-        _other_system(pod, node)
-        or (_groups_policy(pod["spec"], node) if machine is not None else None)
-        or resources(claim, allocatable, usage)
-        or _predicates(pod, node, claim, usage)
-        or (_apparmor(pod, machine) if machine is not None else None)
-        or (_features(pod["spec"], node) if machine is not None else None)
-    )
+    rejection = _other_system(pod, node)
+    if rejection is None and machine is not None:
+        rejection = _groups_policy(pod["spec"], node)
+    if rejection is not None:
+        return rejection
+    short = shortages(claim, allocatable, usage)
+    if short and not is_critical(pod):
+        return _insufficient(short[0])
+    rejection = _predicates(pod, node, claim, usage)
+    if rejection is None and machine is not None:
+        rejection = _apparmor(pod, machine) or _features(pod["spec"], node)
+    if rejection is None and short:
+        # Others may have to go for it, which is not to be in vain.
+        return dataclasses.replace(_insufficient(short[0]), shortages=tuple(short))
+    return rejection
 
 
 def _other_system(pod: Object, node: Object) -> Rejection | None:
@@ -158,9 +186,16 @@ def _groups_policy(spec: Object, node: Object) -> Rejection | None:
 
 
 def resources(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> Rejection | None:
-    """What the node hasn't enough of for a claim; None where it has."""
+    """The first thing that the node hasn't enough of for a claim; None where it has of all."""
+    short = shortages(claim, allocatable, usage)
+    return _insufficient(short[0]) if short else None
+
+
+def shortages(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> list[Shortage]:
+    """What the node hasn't enough of for a claim, in the kubelet's order."""
+    found = []
     if usage.pods + 1 > allocatable.get("pods", 0):
-        return _insufficient("pods", 1, usage.pods, allocatable.get("pods", 0))
+        found.append(Shortage("pods", 1, usage.pods, allocatable.get("pods", 0)))
     others = [name for name in claim.requests if name not in _NATIVE]
     for name in (*_NATIVE, *others):
         amount = claim.requests.get(name, 0)
@@ -168,15 +203,15 @@ def resources(claim: Claim, allocatable: Mapping[str, int], usage: Usage) -> Rej
             continue
         used = usage.requested.get(name, 0)
         if amount > allocatable.get(name, 0) - used:
-            return _insufficient(name, amount, used, allocatable.get(name, 0))
-    return None
+            found.append(Shortage(name, amount, used, allocatable.get(name, 0)))
+    return found
 
 
-def _insufficient(name: str, requested: int, used: int, capacity: int) -> Rejection:
+def _insufficient(short: Shortage) -> Rejection:
     return Rejection(
-        f"OutOf{name}",
-        f"Node didn't have enough resource: {name}, "
-        f"requested: {requested}, used: {used}, capacity: {capacity}",
+        f"OutOf{short.resource}",
+        f"Node didn't have enough resource: {short.resource}, "
+        f"requested: {short.requested}, used: {short.used}, capacity: {short.capacity}",
     )
 
 
@@ -206,6 +241,13 @@ def _predicates(pod: Object, node: Object, claim: Claim, usage: Usage) -> Reject
 def is_static(pod: Object) -> bool:
     """Whether the pod comes from the node itself and not from the API."""
     return objects.annotations(pod).get("kubernetes.io/config.source", "api") != "api"
+
+
+def is_critical(pod: Object) -> bool:
+    """Whether a pod is so important that others make room for it."""
+    if is_static(pod) or static_manifests.MIRROR in objects.annotations(pod):
+        return True
+    return bool((pod["spec"].get("priority") or 0) >= SYSTEM_CRITICAL)
 
 
 def _failed(predicate: str, description: str) -> Rejection:

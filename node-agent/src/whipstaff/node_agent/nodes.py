@@ -10,6 +10,7 @@ declared, so that streams come as the plain upgrades that runtimes speak.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import platform
 import uuid
@@ -127,6 +128,7 @@ class Node:
         handlers, features: what its runtime can do, as the status shows it.
         images: what takes room on it.
         pressures: the conditions that say that something runs out, those that are true.
+        admitting: held while a pod is admitted, so that what is free stays so.
         shutting_down: whether its machine is about to go down.
         shown: its status without conditions as the API has it; None where only conditions change.
     """
@@ -144,6 +146,7 @@ class Node:
     features: Object | None = None
     images: Sequence[provider.Image] = ()
     pressures: frozenset[str] = frozenset()
+    admitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     shutting_down: bool = False
     shown: Object | None = None
 
@@ -306,7 +309,7 @@ def _condition(
 
 
 def _images(found: Iterable[provider.Image]) -> list[Object]:
-    """The largest images, the largest first; always in the same order, as the API compares lists."""
+    """The largest images, the largest first; in the same order each time, or they would differ."""
     largest = sorted(found, key=lambda image: (-image.size, image.names, image.ref))[:_IMAGES]
     return [
         {"names": list(image.names[:_NAMES_OF_AN_IMAGE]) or None, "sizeBytes": image.size}

@@ -41,6 +41,7 @@ class Verdict:
 
     Attributes:
         disruption: the node ended it for its own sake (eviction, shutdown), not by its own fault.
+        explanation: what the condition that says so has to say, if it isn't the message.
         grace: seconds for stopping its containers; None for what its spec says.
     """
 
@@ -48,6 +49,7 @@ class Verdict:
     message: str
     disruption: bool = False
     grace: float | None = None
+    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,9 @@ def finish(pod: Object, status: Object, observed: Observation, now: float) -> Ob
 
 def _disruption(observed: Observation) -> str:
     verdict = observed.verdict
-    return verdict.message if verdict is not None and verdict.disruption else ""
+    if verdict is None or not verdict.disruption:
+        return ""
+    return verdict.explanation or verdict.message
 
 
 def _add_phase(

@@ -31,6 +31,8 @@ from whipstaff.node_agent import (
     patches,
     pod_events,
     pod_worker,
+    preemption,
+    preemptor,
     provider,
     records,
     reports,
@@ -85,6 +87,7 @@ class Workers:
     ) -> None:
         self.statics: static_pods.StaticPods | None = None
         self.refusals: list[Callable[[Object], admission.Rejection | None]] = []
+        self._preemptor = preemptor.Preemptor(events, self.end, self._has_ended)
         self._runtime = runtime
         self._executor = executor
         self._events = events
@@ -350,8 +353,10 @@ class Workers:
             worker.remount = True
             self._runtime.refresh(pod)
             self._notice(worker, pod)
-        if not (worker.admitted or life.orphaned or self._admit(worker, pod)):
-            return
+        if not (worker.admitted or life.orphaned):
+            if not await self._admit(worker):
+                return
+            pod = worker.load()
         now = self._line.clock()
         if self._host is not None:
             pod = self._host.resizer.allocated(pod)
@@ -463,31 +468,55 @@ class Workers:
                     if not together:
                         return
 
-    def _admit(self, worker: Worker, pod: Object) -> bool:
-        """Let the node have its say; False for a pod that may not run, or not yet."""
+    async def _admit(self, worker: Worker) -> bool:
+        """Let the node have its say; False for a pod that must wait for it."""
         node = worker.node
         if node.object is None:
             self._unregistered.setdefault(node.name, []).append(worker)
             return False
+        with _busy(worker):
+            async with node.admitting:
+                pod = worker.load()
+                rejection = None
+                if not (objects.is_terminating(pod) or worker.life.orphaned):
+                    rejection = await self._rejection(worker, pod, node.object)
         worker.admitted = True
-        if objects.is_terminating(pod):
-            return True
-        claim = admission.claim_of(pod["spec"])
-        machine = self._host.limits if self._host is not None else None
-        refused = (refuse(pod) for refuse in self.refusals)
-        rejection = next(filter(None, refused), None) or admission.admit(
-            pod, claim, node.object, node.allocatable, node.usage, machine
-        )
         if rejection is None:
-            self._hold(worker, pod)
-            if self._host is not None:
-                self._host.resizer.admitted(pod)
             return True
         _log.info("pod rejected", pod=worker.key, reason=rejection.reason)
         metrics.admission_rejections.labels(rejection.reason).inc()
         self._events.report(pod, "Warning", rejection.reason, rejection.message)
         worker.life.verdict = statuses.Verdict(rejection.reason, rejection.status_message)
         return True
+
+    async def _rejection(
+        self, worker: Worker, pod: Object, node: Object
+    ) -> admission.Rejection | None:
+        """Why a pod may not run; a pod that may holds what it asks for from now on."""
+        refused = (refuse(pod) for refuse in self.refusals)
+        usage, allocatable = worker.node.usage, worker.node.allocatable
+        machine = self._host.limits if self._host is not None else None
+        claim = admission.claim_of(pod["spec"])
+        rejection = next(filter(None, refused), None) or admission.admit(
+            pod, claim, node, allocatable, usage, machine
+        )
+        if rejection is not None and rejection.shortages:
+            others = [
+                preemption.Candidate(other.load(), other.claim.requests)
+                for other in self._workers.values()
+                if other.node is worker.node and other.claim is not None
+            ]
+            rejection = await self._preemptor.make_room(pod, rejection.shortages, others)
+        if rejection is not None:
+            return rejection
+        self._hold(worker, pod)
+        if self._host is not None:
+            self._host.resizer.admitted(pod)
+        return None
+
+    def _has_ended(self, uid: str) -> bool:
+        worker = self._workers.get(uid)
+        return worker is None or worker.life.stage is Stage.TERMINATED
 
     def _publish(self, worker: Worker, pod: Object, status: Object, now: float) -> None:
         """Hand a status to the reporter, if the API doesn't show it already."""

@@ -74,17 +74,17 @@ class Tokens:
         key = (metadata["namespace"], account, audience, seconds or 0)
         known = self._tokens.get(metadata["uid"], {}).get(key)
         now = self._clock()
-        if known is not None and now < known.renew_at:
+        if known is not None and now < min(known.renew_at, known.expires_at):
             return known.text
         try:
             fresh = await self._request(pod, account, audience, seconds)
         except (errors.WhipstaffError, ValueError) as error:
             if known is None:
                 raise TokenError(f"failed to fetch token: {_text(error)}") from error
+            known.renew_at = now + _PAUSE
             if now >= known.expires_at:
                 raise TokenError(f"token expired and refresh failed: {_text(error)}") from error
             _log.warning("a token couldn't be renewed yet", pod=objects.key(pod), error=str(error))
-            known.renew_at = now + _PAUSE
             return known.text
         self._tokens.setdefault(metadata["uid"], {})[key] = fresh
         return fresh.text

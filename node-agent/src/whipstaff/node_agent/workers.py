@@ -52,6 +52,8 @@ Worker = pod_worker.Worker
 
 # How long a worker whose work failed in a way that nobody foresaw waits before it tries again.
 _AFTER_MISTAKE = 10.0
+# How long what volumes show is good for at least, whatever it says of itself.
+_BETWEEN_RENEWALS = 1.0
 # How long to wait before following the provider's events again.
 _AFTER_BREAK = 1.0
 
@@ -392,12 +394,15 @@ class Workers:
         if not terminating and life.runtime.sandbox is not None:
             with _busy(worker):
                 trouble = await self._remount(worker, pod, self._host)
+            now = self._line.clock()
             if trouble is not None:
-                due.append(self._line.clock() + trouble.retry_in)
+                # What should have been renewed by now waits for that, too.
+                due.append(now + trouble.retry_in)
+            elif (renewal := self._host.refresh_at(worker.uid)) is not None:
+                due.append(max(renewal, now + _BETWEEN_RENEWALS))
             if trouble is not None and trouble.missing:
                 # Nothing starts on volumes that aren't there.
                 operations = [o for o in operations if not isinstance(o, steps.StartContainer)]
-            due.append(self._host.refresh_at(worker.uid))
             operations = [*await self._resize(worker, pod, self._host), *operations]
             due.append(self._host.resizer.retry_at(worker.uid))
         await self._execute(worker, pod, operations)

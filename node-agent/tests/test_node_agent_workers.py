@@ -1,0 +1,64 @@
+"""Workers lose no news, never spin, and never fall asleep for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import node_agent_builders as make
+import node_agent_crew as crews
+import pytest
+
+from whipstaff.node_agent import hosting, tokens
+from whipstaff.runtime import errors
+
+Object = dict[str, Any]
+
+
+@pytest.fixture
+async def crew() -> AsyncIterator[crews.Crew]:
+    made = crews.Crew(on_host=True)
+    yield made
+    await made.close()
+
+
+async def test_volumes_that_should_have_been_renewed_are_not_tried_without_a_pause(
+    crew: crews.Crew,
+) -> None:
+    # A token has run out, and nobody gives a new one: the API server is away.
+    assert crew.host is not None
+    crew.host.renewal = crew.line.clock() - 60
+    note = 'MountVolume.SetUp failed for volume "token" : token expired and refresh failed'
+    crew.host.trouble = hosting.UnpreparedError("FailedMount", [note], 30.0, missing=False)
+    worker = crew.meet(make.pod(), make.runtime(make.run()))
+    await asyncio.sleep(0.3)
+    assert crew.host.mounted <= 2
+    assert worker.life.runtime.running()
+
+
+class Silence:
+    """An API server that isn't there, after one answer."""
+
+    def __init__(self, answer: Object) -> None:
+        self.answers = [answer]
+
+    async def create(self, *_: Any, **__: Any) -> Object:
+        if not self.answers:
+            raise errors.Unreachable("nobody is there")
+        return self.answers.pop()
+
+
+async def test_a_token_that_ran_out_is_asked_for_again_after_a_while() -> None:
+    ends = "2026-01-02T04:04:05Z"
+    answer = {"spec": {"expirationSeconds": 3600}}
+    api: Any = Silence({**answer, "status": {"token": "t", "expirationTimestamp": ends}})
+    now = make.NOW
+    made = tokens.Tokens(api, lambda: now)
+    pod = make.pod(serviceAccountName="default")
+    assert await made.get(pod) == "t"
+    now = make.NOW + 3601
+    for _ in range(2):
+        with pytest.raises(tokens.TokenError, match="expired and refresh failed"):
+            await made.get(pod)
+        assert (made.refresh_at("uid-web") or 0) > now

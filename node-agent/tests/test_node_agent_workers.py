@@ -9,8 +9,9 @@ from typing import Any
 import node_agent_builders as make
 import node_agent_crew as crews
 import pytest
+from node_agent_parts import until
 
-from whipstaff.node_agent import hosting, tokens
+from whipstaff.node_agent import hosting, provider, tokens
 from whipstaff.runtime import errors
 
 Object = dict[str, Any]
@@ -35,6 +36,43 @@ async def test_volumes_that_should_have_been_renewed_are_not_tried_without_a_pau
     await asyncio.sleep(0.3)
     assert crew.host.mounted <= 2
     assert worker.life.runtime.running()
+
+
+async def test_news_that_come_while_the_runtime_is_asked_what_is_there_count(
+    crew: crews.Crew,
+) -> None:
+    worker = crew.meet(make.pod(restartPolicy="Never"), make.runtime(make.run()))
+    await crew.rest(worker)
+    following = asyncio.create_task(crew.workers.follow())
+    crew.runtime.gates["list"] = asyncio.Event()
+    worker.stale = True
+    crew.workers.wake(worker)
+    await asyncio.sleep(0.01)
+    ended = make.run(state="exited")
+    box = make.sandbox(ready=False)
+    await crew.runtime.news.put(provider.RuntimeEvent(worker.uid, container=ended))
+    await crew.runtime.news.put(provider.RuntimeEvent(worker.uid, sandbox=box))
+    await asyncio.sleep(0.01)
+    # What was listed is older than the news.
+    crew.runtime.gates.pop("list").set()
+    await crew.rest(worker)
+    following.cancel()
+    assert not worker.life.runtime.running()
+    assert not worker.life.runtime.sandboxes[0].ready
+    assert crew.reporter.last()["phase"] == "Succeeded"
+
+
+async def test_a_container_of_which_nothing_is_known_any_more_is_replaced(
+    crew: crews.Crew,
+) -> None:
+    worker = crew.meet(make.pod(), make.runtime(make.run()))
+    await crew.rest(worker)
+    following = asyncio.create_task(crew.workers.follow())
+    unknown = make.run(state="unknown")
+    await crew.runtime.news.put(provider.RuntimeEvent(worker.uid, container=unknown))
+    await until(lambda: "start_container" in crew.runtime.calls)
+    following.cancel()
+    assert crew.runtime.calls.index("stop_container") < crew.runtime.calls.index("start_container")
 
 
 class Silence:

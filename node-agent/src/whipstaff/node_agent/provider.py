@@ -163,6 +163,12 @@ class RuntimeContainer:
     resources: Mapping[str, Any] | None = None
     user: Mapping[str, Any] | None = None
 
+    def outlasts(self, other: RuntimeContainer) -> bool:
+        """Whether what this says of a container's run stands against what the other says."""
+        if other.state is State.UNKNOWN:
+            return self.state is State.EXITED
+        return self.state > other.state
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimePod:
@@ -199,7 +205,7 @@ class RuntimePod:
     def with_container(self, container: RuntimeContainer) -> RuntimePod:
         """With news of one run; what is known already, or is older, changes nothing."""
         for known in self.containers:
-            if known.id == container.id and (known.state > container.state or known == container):
+            if known.id == container.id and (known.outlasts(container) or known == container):
                 return self
         others = [c for c in self.containers if c.id != container.id]
         others.append(container)
@@ -207,12 +213,16 @@ class RuntimePod:
         return dataclasses.replace(self, containers=tuple(others))
 
     def not_before(self, known: RuntimePod) -> RuntimePod:
-        """As listed, but for containers of which more recent news came meanwhile."""
-        states = {container.id: container.state for container in self.containers}
+        """As listed, but for what more recent news came of meanwhile."""
+        listed = {container.id: container for container in self.containers}
         result = self
         for container in known.containers:
-            if container.state > states.get(container.id, State.EXITED):
+            if container.id in listed and container.outlasts(listed[container.id]):
                 result = result.with_container(container)
+        stopped = {sandbox.id: sandbox for sandbox in known.sandboxes if not sandbox.ready}
+        for sandbox in self.sandboxes:
+            if sandbox.ready and sandbox.id in stopped:
+                result = result.with_sandbox(stopped[sandbox.id])
         return result
 
     def without_container(self, container_id: str) -> RuntimePod:

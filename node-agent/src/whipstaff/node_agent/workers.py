@@ -334,14 +334,15 @@ class Workers:
     async def _look_again(self, worker: Worker) -> None:
         """Ask the provider what is there, where news were lost or a verb was cut short."""
         worker.stale = False
-        known = worker.life.runtime
         try:
             there = await self._runtime.list(worker.uid)
-        except provider.ProviderError:
+        except Exception:
             worker.stale = True
             raise
+        # What was heard while that was on its way may be newer than it.
+        known = worker.life.runtime
         found = there[0] if there else dataclasses.replace(known, sandboxes=(), containers=())
-        worker.life.runtime = self._executor.judged(found).not_before(known)
+        worker.life.runtime = self._executor.judged(found.not_before(known))
 
     async def _decide(self, worker: Worker) -> None:
         life = worker.life

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import pathlib
 import shutil
-from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import dbus_fast
+import node_agent_logind
 import pytest
-from dbus_fast import aio
+from node_agent_logind import Machine, daemon, machine
 
 from whipstaff.node_agent import logind
 
@@ -20,115 +17,11 @@ pytestmark = pytest.mark.skipif(
     shutil.which("dbus-daemon") is None, reason="dbus-daemon isn't installed"
 )
 
-CONFIGURATION = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <listen>unix:path={socket}</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow send_destination="*"/>
-    <allow receive_sender="*"/>
-    <allow own="*"/>
-  </policy>
-</busconfig>
-"""
 
-
-class Machine:
-    """A bus with a logind and a systemd that a test plays."""
-
-    def __init__(self, bus: aio.MessageBus, folder: pathlib.Path) -> None:
-        self._bus = bus
-        self.configuration = folder / "logind.conf.d" / "99-kubelet.conf"
-        self.delay_us = 5_000_000
-        self.reloads = True
-        self.asked: list[list[Any]] = []
-        self.held: list[int] = []
-        self._given: list[int] = []
-        bus.add_message_handler(self._answer)
-
-    def _answer(self, message: dbus_fast.Message) -> dbus_fast.Message | None:
-        if message.message_type is not dbus_fast.MessageType.METHOD_CALL:
-            return None
-        reply = dbus_fast.Message.new_method_return
-        match message.member:
-            case "Get":
-                return reply(message, "v", [dbus_fast.Variant("t", self.delay_us)])
-            case "Inhibit":
-                self.asked.append(message.body)
-                ours, theirs = os.pipe()
-                self.held.append(ours)
-                self._given.append(theirs)
-                return reply(message, "h", [0], [theirs])
-            case "KillUnit" if message.body == ["systemd-logind.service", "all", 1]:
-                if self.reloads:
-                    text = self.configuration.read_text()
-                    self.delay_us = int(text.rpartition("=")[2]) * 1_000_000
-                return reply(message, "", [])
-        return None
-
-    async def signal(self, bus: aio.MessageBus | None = None, *, begins: bool = True) -> None:
-        """Tell of a shutdown, as logind or as somebody else."""
-        await (bus or self._bus).send(
-            dbus_fast.Message.new_signal(
-                logind.PATH, logind.INTERFACE, logind.SIGNAL, "b", [begins]
-            )
-        )
-
-    def let_go(self) -> bool:
-        """Whether the last inhibitor isn't held any more."""
-        while self._given:
-            os.close(self._given.pop())
-        os.set_blocking(self.held[-1], False)
-        try:
-            return os.read(self.held[-1], 1) == b""
-        except BlockingIOError:
-            return False
-
-
-@contextlib.asynccontextmanager
-async def daemon(folder: pathlib.Path) -> AsyncIterator[Callable[[], Any]]:
-    """A bus; returns what connects to it."""
-    socket = folder / "bus"
-    (folder / "bus.conf").write_text(CONFIGURATION.format(socket=socket))
-    process = await asyncio.create_subprocess_exec(
-        "dbus-daemon",
-        f"--config-file={folder / 'bus.conf'}",
-        "--nofork",
-        "--nopidfile",
-        "--print-address",
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        # It says its address when it listens.
-        async with asyncio.timeout(10):
-            assert await process.stdout.readline()
-        yield lambda: aio.MessageBus(f"unix:path={socket}", negotiate_unix_fd=True).connect()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
-
-
-@contextlib.asynccontextmanager
-async def machine(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Machine, Callable[[], Any]]]:
-    """A machine, and what connects to its bus."""
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
-    async with daemon(tmp_path) as connect:
-        bus = await connect()
-        made = Machine(bus, tmp_path)
-        for name in (logind.NAME, "org.freedesktop.systemd1"):
-            await bus.request_name(name)
-        try:
-            yield made, connect
-        finally:
-            bus.disconnect()
-            for descriptor in made.held:
-                os.close(descriptor)
+@pytest.fixture(autouse=True)
+def bus(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's bus is the test's own."""
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", node_agent_logind.address(tmp_path))
 
 
 async def heard(found: logind.Logind) -> bool:
@@ -136,10 +29,8 @@ async def heard(found: logind.Logind) -> bool:
         return await anext(aiter(found.shutdowns()))
 
 
-async def test_an_inhibitor_is_held_until_it_is_released(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with machine(tmp_path, monkeypatch) as (made, _):
+async def test_an_inhibitor_is_held_until_it_is_released(tmp_path: pathlib.Path) -> None:
+    async with machine(tmp_path) as (made, _):
         found = await logind.Logind.connect()
         lock = await found.inhibit()
         assert made.asked == [
@@ -153,10 +44,8 @@ async def test_an_inhibitor_is_held_until_it_is_released(
         lock.release()
 
 
-async def test_the_longest_delay_is_raised_by_logind_itself(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with machine(tmp_path, monkeypatch) as (made, _):
+async def test_the_longest_delay_is_raised_by_logind_itself(tmp_path: pathlib.Path) -> None:
+    async with machine(tmp_path) as (made, _):
         found = await logind.Logind.connect(made.configuration)
         assert await found.longest_delay() == 5.0
         await found.allow_delay(45)
@@ -171,7 +60,7 @@ async def test_a_logind_that_keeps_its_delay_is_an_error(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logind, "_FIRST_PAUSE", 0.001)
-    async with machine(tmp_path, monkeypatch) as (made, _):
+    async with machine(tmp_path) as (made, _):
         made.reloads = False
         found = await logind.Logind.connect(made.configuration)
         with pytest.raises(logind.LogindError, match="to become 45s, current value is 5s"):
@@ -179,10 +68,8 @@ async def test_a_logind_that_keeps_its_delay_is_an_error(
         found.close()
 
 
-async def test_shutdowns_are_told_in_their_order(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with machine(tmp_path, monkeypatch) as (made, _):
+async def test_shutdowns_are_told_in_their_order(tmp_path: pathlib.Path) -> None:
+    async with machine(tmp_path) as (made, _):
         found = await logind.Logind.connect()
         await made.signal()
         assert await heard(found) is True
@@ -191,10 +78,8 @@ async def test_shutdowns_are_told_in_their_order(
         found.close()
 
 
-async def test_a_shutdown_that_somebody_else_announces_is_none(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with machine(tmp_path, monkeypatch) as (made, connect):
+async def test_a_shutdown_that_somebody_else_announces_is_none(tmp_path: pathlib.Path) -> None:
+    async with machine(tmp_path) as (made, connect):
         found = await logind.Logind.connect()
         stranger = await connect()
         await made.signal(stranger)
@@ -211,10 +96,7 @@ async def test_a_shutdown_that_somebody_else_announces_is_none(
         found.close()
 
 
-async def test_the_end_of_the_bus_is_the_end_of_the_news(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
+async def test_the_end_of_the_bus_is_the_end_of_the_news(tmp_path: pathlib.Path) -> None:
     async with daemon(tmp_path) as connect:
         bus = await connect()
         Machine(bus, tmp_path)
@@ -228,10 +110,7 @@ async def test_the_end_of_the_bus_is_the_end_of_the_news(
         await found.inhibit()
 
 
-async def test_without_a_bus_or_a_logind_on_it_there_is_an_error(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
+async def test_without_a_bus_or_a_logind_on_it_there_is_an_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(logind.LogindError, match="no system bus: "):
         await logind.Logind.connect()
     async with daemon(tmp_path):

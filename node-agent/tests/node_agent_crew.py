@@ -13,7 +13,6 @@ from whipstaff.node_agent import (
     admission,
     execution,
     hosting,
-    images,
     lifecycle,
     nodes,
     pod_events,
@@ -25,6 +24,7 @@ from whipstaff.node_agent import (
     timeline,
     workers,
 )
+from whipstaff.node_agent.images import pulling as images
 
 Object = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import cgroup_numbers
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 
 GI = 1 << 30
 MI = 1 << 20

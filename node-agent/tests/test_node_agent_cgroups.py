@@ -13,15 +13,13 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import (
-    cgroup_files,
-    cgroup_hierarchies,
-    cgroup_names,
-    cgroup_numbers,
-    cgroup_slices,
-    cgroups,
-    machine,
-)
+from whipstaff.node_agent import machine
+from whipstaff.node_agent.cgroups import files as cgroup_files
+from whipstaff.node_agent.cgroups import hierarchies as cgroup_hierarchies
+from whipstaff.node_agent.cgroups import manager as cgroups
+from whipstaff.node_agent.cgroups import names as cgroup_names
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
+from whipstaff.node_agent.cgroups import slices as cgroup_slices
 
 HOST = machine.Machine(cpus=2, memory=4 << 30, huge_pages={2 << 20: 0}, pids=4096)
 MI = 1 << 20

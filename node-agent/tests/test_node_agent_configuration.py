@@ -8,16 +8,8 @@ import textwrap
 import click.testing
 import pytest
 
-from whipstaff.node_agent import (
-    app,
-    command,
-    configuration,
-    images,
-    loading,
-    machine,
-    nodes,
-    provider,
-)
+from whipstaff.node_agent import app, command, configuration, loading, machine, nodes, provider
+from whipstaff.node_agent.images import pulling as images
 from whipstaff.runtime import errors
 
 HEAD = "apiVersion: whipstaff.io/v1alpha1\nkind: NodeAgentConfiguration\n"

@@ -9,7 +9,10 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import env_files, environment, expansion, references, services
+from whipstaff.node_agent import references
+from whipstaff.node_agent.environment import expansion, services
+from whipstaff.node_agent.environment import files as env_files
+from whipstaff.node_agent.environment import resolver as environment
 from whipstaff.runtime import errors
 
 Object = dict[str, Any]

@@ -9,14 +9,12 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import (
-    eviction,
-    eviction_ranking,
-    eviction_signals,
-    eviction_summary,
-    evictor,
-    statuses,
-)
+from whipstaff.node_agent import statuses
+from whipstaff.node_agent.eviction import decisions as eviction
+from whipstaff.node_agent.eviction import evictor
+from whipstaff.node_agent.eviction import ranking as eviction_ranking
+from whipstaff.node_agent.eviction import signals as eviction_signals
+from whipstaff.node_agent.eviction import summary as eviction_summary
 
 GI = 1 << 30
 MI = 1 << 20

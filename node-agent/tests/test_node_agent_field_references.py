@@ -7,7 +7,8 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import field_references, quoting
+from whipstaff.node_agent import quoting
+from whipstaff.node_agent.environment import field_references
 
 ALLOCATABLE = {"cpu": 3900, "memory": 8 << 30, "ephemeral-storage": 100 << 30}
 POD = make.pod(

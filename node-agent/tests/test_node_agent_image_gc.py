@@ -9,7 +9,8 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import image_gc, provider
+from whipstaff.node_agent import provider
+from whipstaff.node_agent.images import collection as image_gc
 
 GI = 1 << 30
 

@@ -11,7 +11,9 @@ import node_agent_builders as make
 import orjson
 import pytest
 
-from whipstaff.node_agent import images, provider, pull_records, references
+from whipstaff.node_agent import provider, references
+from whipstaff.node_agent.images import pull_records
+from whipstaff.node_agent.images import pulling as images
 
 
 class Runtime:

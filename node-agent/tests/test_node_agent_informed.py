@@ -12,7 +12,8 @@ import node_agent_builders as make
 import pytest
 
 from whipstaff.cluster import testing
-from whipstaff.node_agent import runtime_classes, services
+from whipstaff.node_agent import runtime_classes
+from whipstaff.node_agent.environment import services
 from whipstaff.runtime import client, config, errors, resources
 
 Object = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from whipstaff.node_agent import keyrings
+from whipstaff.node_agent.images import keyrings
 
 
 def encoded(told: Any) -> str:

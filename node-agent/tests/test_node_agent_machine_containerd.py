@@ -14,7 +14,9 @@ import pytest
 from node_agent_containerd import BUSYBOX, FOREVER, Site, container
 
 from whipstaff.cluster import images, machines
-from whipstaff.node_agent import cgroups, image_gc, log_rotation, machine, provider
+from whipstaff.node_agent import log_rotation, machine, provider
+from whipstaff.node_agent.cgroups import manager as cgroups
+from whipstaff.node_agent.images import collection as image_gc
 
 _why = machines.obstacle()
 pytestmark = [

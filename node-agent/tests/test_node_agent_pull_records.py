@@ -10,7 +10,8 @@ import node_agent_builders as make
 import orjson
 import pytest
 
-from whipstaff.node_agent import keyrings, provider, pull_records
+from whipstaff.node_agent import provider
+from whipstaff.node_agent.images import keyrings, pull_records
 
 IMAGE = "docker.io/testing/test:v1"
 ONE = keyrings.Credentials("me", "a", ("uid-1", "shop", "pull"))

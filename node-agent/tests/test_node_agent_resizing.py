@@ -11,7 +11,8 @@ from typing import Any
 import node_agent_builders as make
 import pytest
 
-from whipstaff.node_agent import admission, cgroup_numbers, provider, timeline
+from whipstaff.node_agent import admission, provider, timeline
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.node_agent.resizing import allocations, plans, reports, resizer
 from whipstaff.runtime import events
 

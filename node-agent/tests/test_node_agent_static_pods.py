@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from whipstaff.cluster import testing
-from whipstaff.node_agent import pod_defaults, static_manifests, static_pods
+from whipstaff.node_agent.static_pods import defaults as pod_defaults
+from whipstaff.node_agent.static_pods import manifests as static_manifests
+from whipstaff.node_agent.static_pods import pods as static_pods
 from whipstaff.runtime import client, config, errors, objects, resources
 
 Object = dict[str, Any]

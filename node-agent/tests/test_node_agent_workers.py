@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import node_agent_crew as crews
 import pytest
 from node_agent_parts import until
 
-from whipstaff.node_agent import hosting, provider, tokens
+from whipstaff.node_agent import hosting, provider, records, tokens
 from whipstaff.runtime import errors
 
 Object = dict[str, Any]
@@ -73,6 +74,58 @@ async def test_a_container_of_which_nothing_is_known_any_more_is_replaced(
     await until(lambda: "start_container" in crew.runtime.calls)
     following.cancel()
     assert crew.runtime.calls.index("stop_container") < crew.runtime.calls.index("start_container")
+
+
+def condition(status: Object, kind: str) -> str:
+    (found,) = [one["status"] for one in status["conditions"] if one["type"] == kind]
+    return str(found)
+
+
+async def test_a_pod_that_is_being_stopped_shows_that_it_is_ready_no_longer(
+    crew: crews.Crew,
+) -> None:
+    assert crew.host is not None
+    probe = {"httpGet": {"port": 80}}
+    pod = make.pod(containers=[make.container("app", readinessProbe=probe)])
+    crew.host.prober.found["app-0"] = {"readiness": True}
+    worker = crew.meet(pod, make.runtime(make.run()))
+    await crew.rest(worker)
+    assert condition(crew.reporter.last(), "Ready") == "True"
+    crew.runtime.gates["stop_container"] = asyncio.Event()
+    pod["metadata"] |= {
+        "deletionTimestamp": "2026-01-02T03:04:35Z",
+        "deletionGracePeriodSeconds": 30,
+        "resourceVersion": "8",
+    }
+    crew.workers.update(records.pack(pod))
+    await until(lambda: "stop_container" in crew.runtime.calls)
+    crew.host.prober.found["app-0"] = {"readiness": False}
+    crew.workers.probed(worker.uid)
+    assert condition(crew.reporter.last(), "Ready") == "False"
+    assert crew.reporter.last()["phase"] == "Running"
+    assert not crew.reporter.finished
+    crew.runtime.gates["stop_container"].set()
+    await crew.rest(worker)
+    assert crew.reporter.finished == {worker.uid}
+
+
+async def test_what_the_api_answers_may_open_a_readiness_gate(crew: crews.Crew) -> None:
+    gate = "example.org/balanced"
+    pod = make.pod(readinessGates=[{"conditionType": gate}])
+    worker = crew.meet(pod, make.runtime(make.run()))
+    await crew.rest(worker)
+    assert condition(crew.reporter.last(), "Ready") == "False"
+    # Somebody has opened it just before the agent wrote its own status.
+    pod["status"] = {**crew.reporter.last()}
+    pod["status"]["conditions"] = [
+        *pod["status"]["conditions"],
+        {"type": gate, "status": "True"},
+    ]
+    pod["metadata"]["resourceVersion"] = "9"
+    worker.saw(copy.deepcopy(pod))
+    crew.workers.update(records.pack(pod))
+    await crew.rest(worker)
+    assert condition(crew.reporter.last(), "Ready") == "True"
 
 
 class Silence:

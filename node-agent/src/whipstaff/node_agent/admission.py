@@ -15,7 +15,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import apparmor, containers, requirements, static_manifests, sysctls
+from whipstaff.node_agent import apparmor, containers, requirements, sysctls
+from whipstaff.node_agent.static_pods import manifests as static_manifests
 from whipstaff.runtime import objects, selectors
 
 Object = objects.Object

@@ -19,24 +19,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whipstaff.node_agent import (
-    cgroups,
     execution,
     heartbeats,
     hosting,
-    images,
     lifecycle,
     machine,
     nodes,
     pod_events,
     provider,
-    pull_records,
     records,
     reports,
     source,
-    static_pods,
     timeline,
     workers,
 )
+from whipstaff.node_agent.cgroups import manager as cgroups
+from whipstaff.node_agent.images import pull_records
+from whipstaff.node_agent.images import pulling as images
+from whipstaff.node_agent.static_pods import pods as static_pods
 from whipstaff.runtime import client, informer, logs, objects, resources
 
 Object = objects.Object

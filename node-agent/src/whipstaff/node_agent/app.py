@@ -23,7 +23,6 @@ from whipstaff.node_agent import (
     agent,
     certificates,
     configuration,
-    eviction_signals,
     machine,
     nodes,
     provider,
@@ -31,6 +30,7 @@ from whipstaff.node_agent import (
     this_machine,
     timeline,
 )
+from whipstaff.node_agent.eviction import signals as eviction_signals
 from whipstaff.node_agent.providers import addresses, simulated
 from whipstaff.runtime import client, config, errors, events, preflight, resources, serving
 

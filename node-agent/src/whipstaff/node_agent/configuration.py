@@ -52,7 +52,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from whipstaff.node_agent import heartbeats, images, upkeep_configuration
+from whipstaff.node_agent import heartbeats, upkeep_configuration
+from whipstaff.node_agent.images import pulling as images
 from whipstaff.runtime import errors, quantities, selectors
 
 API_VERSION = "whipstaff.io/v1alpha1"

@@ -17,7 +17,6 @@ from whipstaff.node_agent import (
     container_statuses,
     containers,
     hosting,
-    images,
     lifecycle,
     metrics,
     pod_events,
@@ -28,6 +27,7 @@ from whipstaff.node_agent import (
     texts,
     timeline,
 )
+from whipstaff.node_agent.images import pulling as images
 from whipstaff.runtime import objects
 
 Object = objects.Object

@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from whipstaff.node_agent import (
     admission,
     apparmor,
-    cgroups,
     directories,
     dns,
-    environment,
     hosts,
     nodes,
     orphans,
@@ -33,13 +31,15 @@ from whipstaff.node_agent import (
     references,
     resizing,
     runtime_classes,
-    services,
     sysctls,
     texts,
     timeline,
     tokens,
     volumes,
 )
+from whipstaff.node_agent.cgroups import manager as cgroups
+from whipstaff.node_agent.environment import resolver as environment
+from whipstaff.node_agent.environment import services
 from whipstaff.runtime import client, logs, objects
 
 Object = objects.Object

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import cgroup_numbers
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.runtime import objects, quantities
 
 Object = objects.Object

@@ -42,6 +42,7 @@ class Worker:
         remount: its volumes may not be what its object and those that it refers to say.
         cleaned: nothing is left of what this machine had made for it.
         busy: an operation is under way, which may be `interrupted`.
+        acting: it is one on what runs, and may take long.
     """
 
     uid: str
@@ -70,6 +71,7 @@ class Worker:
     remount: bool = True
     cleaned: bool = True
     busy: bool = False
+    acting: bool = False
     interrupted: bool = False
     task: asyncio.Task[None] | None = None
     alarm: timeline.Entry | None = None
@@ -148,7 +150,11 @@ class Worker:
 
     def saw(self, pod: Object) -> None:
         """Take what the API answered to a write; it may bring news before the watch does."""
-        if self.take(records.pack(pod)) and self.note(pod):
+        if not self.take(records.pack(pod)):
+            return
+        # The watch will bring it once more, and then it is no news: not even what others say of
+        # the pod's readiness.
+        if self.note(pod) or pod["spec"].get("readinessGates"):
             self.wake(self)
 
 

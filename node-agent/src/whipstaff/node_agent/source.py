@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
-from whipstaff.node_agent import nodes, pod_worker, provider, records, static_pods, workers
+from whipstaff.node_agent import nodes, pod_worker, provider, records, workers
+from whipstaff.node_agent.static_pods import pods as static_pods
 from whipstaff.runtime import client, informer, objects, resources
 
 Object = objects.Object

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from whipstaff.node_agent import (
     container_statuses,
     dns,
-    environment,
     hooks,
     hosting,
-    images,
     metrics,
     pod_events,
     provider,
@@ -24,6 +22,8 @@ from whipstaff.node_agent import (
     timeline,
     volumes,
 )
+from whipstaff.node_agent.environment import resolver as environment
+from whipstaff.node_agent.images import pulling as images
 from whipstaff.runtime import objects
 
 Object = objects.Object

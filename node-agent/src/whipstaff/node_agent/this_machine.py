@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from whipstaff.node_agent import (
     agent,
-    cgroups,
     configuration,
     configz,
     hosting,
@@ -25,6 +24,7 @@ from whipstaff.node_agent import (
     sysctls,
 )
 from whipstaff.node_agent import upkeep as node_upkeep
+from whipstaff.node_agent.cgroups import manager as cgroups
 from whipstaff.node_agent.server import statistics
 from whipstaff.runtime import errors, logs, quantities
 

@@ -13,10 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from whipstaff.node_agent import (
     agent,
-    eviction_summary,
-    evictor,
     hosting,
-    image_gc,
     lifecycle,
     log_rotation,
     orphans,
@@ -27,6 +24,9 @@ from whipstaff.node_agent import (
     statuses,
     upkeep_configuration,
 )
+from whipstaff.node_agent.eviction import evictor
+from whipstaff.node_agent.eviction import summary as eviction_summary
+from whipstaff.node_agent.images import collection as image_gc
 from whipstaff.node_agent.server import statistics
 from whipstaff.runtime import events, logs, objects
 

@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from whipstaff.node_agent import eviction, eviction_signals, image_gc, log_rotation, shutdown_plan
+from whipstaff.node_agent import log_rotation, shutdown_plan
+from whipstaff.node_agent.eviction import decisions as eviction
+from whipstaff.node_agent.eviction import signals as eviction_signals
+from whipstaff.node_agent.images import collection as image_gc
 from whipstaff.runtime import flags, quantities
 
 FIELDS = (

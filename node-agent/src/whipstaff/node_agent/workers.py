@@ -26,7 +26,6 @@ from whipstaff.node_agent import (
     hosting,
     lifecycle,
     metrics,
-    mirrors,
     nodes,
     patches,
     pod_events,
@@ -37,13 +36,14 @@ from whipstaff.node_agent import (
     records,
     reports,
     room,
-    static_pods,
     statuses,
     steps,
     texts,
     timeline,
     volumes,
 )
+from whipstaff.node_agent.static_pods import mirrors
+from whipstaff.node_agent.static_pods import pods as static_pods
 from whipstaff.runtime import logs, objects
 
 Object = objects.Object
@@ -214,6 +214,7 @@ class Workers:
         worker = self._workers.get(uid)
         if worker is not None:
             self.wake(worker)
+            self._show(worker)
 
     def end(self, uid: str, verdict: statuses.Verdict) -> None:
         """End a pod by the node's word; what it says about the grace period counts if shorter.
@@ -260,6 +261,7 @@ class Workers:
                 continue
             worker.life.runtime = runtime
             self.wake(worker)
+            self._show(worker)
 
     def registered(self, node: nodes.Node) -> None:
         """A node has its object now, so its pods can be admitted."""
@@ -467,12 +469,16 @@ class Workers:
         """
         planned = list(operations)
         together = any(isinstance(operation, steps.StopContainer) for operation in planned)
-        with _busy(worker):
-            for operation in planned:
-                if await self._executor.execute(pod, worker.life, operation):
-                    worker.dirty = True
-                    if not together:
-                        return
+        worker.acting = True
+        try:
+            with _busy(worker):
+                for operation in planned:
+                    if await self._executor.execute(pod, worker.life, operation):
+                        worker.dirty = True
+                        if not together:
+                            return
+        finally:
+            worker.acting = False
 
     async def _admit(self, worker: Worker) -> bool:
         """Let the node have its say; False for a pod that must wait for it."""
@@ -539,6 +545,22 @@ class Workers:
             worker.life.status = status
         if worker.life.status is not None or worker.may_be_deleted():
             self._report(worker)
+
+    def _show(self, worker: Worker) -> None:
+        """Tell of news while the worker is busy with what may take long: a stop, a pull, a hook.
+
+        Whoever balances load over a pod that is being stopped relies on its readiness.
+        """
+        life = worker.life
+        if self._host is None or not worker.acting or worker.interrupted or life.orphaned:
+            return
+        life.runtime = self._executor.judged(life.runtime)
+        pod = self._host.resizer.allocated(worker.load())
+        now = self._line.clock()
+        decision = lifecycle.decide(pod, life, self._context, now)
+        if decision.stage is life.stage:
+            status = self._host.resizer.complete(pod, life.runtime, decision.status)
+            self._publish(worker, pod, status, now)
 
     def _report(self, worker: Worker) -> None:
         """Have a pod's news written: to the pod, or to the mirror of a static one."""

@@ -11,7 +11,8 @@ import asyncio
 import enum
 from dataclasses import dataclass
 
-from whipstaff.node_agent import expansion, provider, texts
+from whipstaff.node_agent import provider, texts
+from whipstaff.node_agent.environment import expansion
 from whipstaff.node_agent.probing import health, ports, web
 from whipstaff.runtime import objects
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from whipstaff.node_agent import cgroup_numbers, containers, provider, requirements
+from whipstaff.node_agent import containers, provider, requirements
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.node_agent.resizing import allocations
 from whipstaff.runtime import objects, quantities
 

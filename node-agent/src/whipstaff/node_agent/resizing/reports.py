@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from whipstaff.node_agent import cgroup_numbers, containers, provider, requirements, texts
+from whipstaff.node_agent import containers, provider, requirements, texts
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.runtime import objects, quantities
 
 Object = objects.Object

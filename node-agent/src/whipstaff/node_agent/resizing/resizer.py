@@ -19,15 +19,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from whipstaff.node_agent import (
-    admission,
-    cgroup_numbers,
-    conditions,
-    containers,
-    provider,
-    requirements,
-    timeline,
-)
+from whipstaff.node_agent import admission, conditions, containers, provider, requirements, timeline
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.node_agent.resizing import allocations, metrics, plans, reports
 from whipstaff.runtime import events, logs, objects
 

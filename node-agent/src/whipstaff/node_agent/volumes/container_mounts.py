@@ -13,7 +13,8 @@ import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from whipstaff.node_agent import expansion, provider
+from whipstaff.node_agent import provider
+from whipstaff.node_agent.environment import expansion
 from whipstaff.node_agent.volumes import mounting, places, subpaths
 from whipstaff.runtime import logs, objects
 

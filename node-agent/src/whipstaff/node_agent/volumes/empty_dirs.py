@@ -9,7 +9,8 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from whipstaff.node_agent import cgroup_numbers, containers
+from whipstaff.node_agent import containers
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.node_agent.volumes import mounting, ownership, places
 from whipstaff.runtime import objects, quantities
 

@@ -15,7 +15,8 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-from whipstaff.node_agent import containers, field_references, references, tokens
+from whipstaff.node_agent import containers, references, tokens
+from whipstaff.node_agent.environment import field_references
 from whipstaff.node_agent.volumes import atomic, bundles
 from whipstaff.runtime import errors, objects
 

@@ -95,6 +95,11 @@ def is_reserved(error: aio.AioRpcError) -> bool:
     return "is reserved" in (error.details() or "")
 
 
+def is_unsettled(error: aio.AioRpcError) -> bool:
+    """Whether what a call is about is in the middle of something."""
+    return any(phrase in (error.details() or "") for phrase in _UNSETTLED)
+
+
 async def unless_gone(call: Awaitable[T]) -> T | None:
     """A call's answer; None where what it is about isn't there."""
     try:
@@ -114,7 +119,7 @@ async def when_settled(call: Callable[[], Awaitable[T]]) -> T | None:
         try:
             return await unless_gone(call())
         except aio.AioRpcError as error:
-            if not any(phrase in (error.details() or "") for phrase in _UNSETTLED):
+            if not is_unsettled(error):
                 raise
             await asyncio.sleep(PAUSE)
     return await unless_gone(call())

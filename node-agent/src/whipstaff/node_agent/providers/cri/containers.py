@@ -232,8 +232,20 @@ class Containers:
             status = await self.status(item.id)
             if status is not None and statuses.has_started(status):
                 return item.id
-            await self.remove(item.id)
+            # Not for long: if it is just being started after all, it must be looked at again.
+            await self._try_to_remove(item.id)
         return ""
+
+    async def _try_to_remove(self, container_id: str) -> None:
+        try:
+            await connection.unless_gone(
+                self._runtime.RemoveContainer(
+                    pb.RemoveContainerRequest(container_id=container_id), timeout=connection.TIMEOUT
+                )
+            )
+        except aio.AioRpcError as error:
+            if not connection.is_unsettled(error):
+                raise
 
 
 def _folder(root: pathlib.Path, pod: Object, name: str) -> pathlib.Path:

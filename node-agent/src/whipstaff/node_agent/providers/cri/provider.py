@@ -25,6 +25,7 @@ from whipstaff.node_agent.providers.cri import (
     containers,
     events,
     images,
+    lifeline,
     listing,
     machinery,
     register,
@@ -64,6 +65,7 @@ class Provider(provider.Provider):
         self._users: dict[str, provider.Image] = {}
         self._pod_cidr = self._told_pod_cidr = ""
         self._telling: asyncio.Task[None] | None = None
+        self._lifeline = lifeline.Lifeline(options.endpoint or connection.DEFAULT_ENDPOINT)
 
     # gRPC's channel belongs to the event loop that it is made in.
 
@@ -266,11 +268,15 @@ class Provider(provider.Provider):
         """All that is there, of one pod or of all."""
         with connection.failing("failed to list containers"):
             picture = await self._lister.take(uid)
+        if uid is None:
+            self._lifeline.hold()
         return list(picture.pods.values())
 
     async def events(self) -> AsyncIterator[provider.RuntimeEvent]:
         """News, as they happen; ends with a `ProviderError` when the runtime goes away."""
         version = await self._machinery.version()
+        # The events break off with the connection: whoever asks anew has another one.
+        self._lifeline.hold()
         async for event in self._events.follow(version.runtime_name):
             yield event
 
@@ -386,3 +392,4 @@ class Provider(provider.Provider):
             self._telling.cancel()
         if "_channel" in self.__dict__:
             await self._channel.close()
+        self._lifeline.close()

@@ -13,7 +13,8 @@ import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from whipstaff.node_agent import cgroup_numbers, requirements
+from whipstaff.node_agent import requirements
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.runtime import objects
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from whipstaff.node_agent import cgroup_numbers, provider, requirements
+from whipstaff.node_agent import provider, requirements
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 from whipstaff.node_agent.providers.cri import labels, termination
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.runtime import objects

@@ -22,15 +22,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from whipstaff.node_agent import (
-    cgroup_hierarchies,
-    cgroup_names,
-    cgroup_numbers,
-    cgroup_slices,
-    machine,
-    provider,
-    requirements,
-)
+from whipstaff.node_agent import machine, provider, requirements
+from whipstaff.node_agent.cgroups import hierarchies as cgroup_hierarchies
+from whipstaff.node_agent.cgroups import names as cgroup_names
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
+from whipstaff.node_agent.cgroups import slices as cgroup_slices
 from whipstaff.runtime import logs, objects
 
 Object = objects.Object

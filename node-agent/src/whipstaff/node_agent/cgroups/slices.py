@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import subprocess
 
-from whipstaff.node_agent import cgroup_numbers
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 
 _SYSTEMD = pathlib.Path("/run/systemd/system")
 _MANAGER = (

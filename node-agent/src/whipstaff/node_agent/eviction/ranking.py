@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from whipstaff.node_agent import containers, eviction_signals, requirements
+from whipstaff.node_agent import containers, requirements
+from whipstaff.node_agent.eviction import signals as eviction_signals
 from whipstaff.runtime import objects, quantities
 
 Object = objects.Object

@@ -17,15 +17,8 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from whipstaff.node_agent import (
-    container_statuses,
-    containers,
-    keyrings,
-    provider,
-    pull_records,
-    references,
-    texts,
-)
+from whipstaff.node_agent import container_statuses, containers, provider, references, texts
+from whipstaff.node_agent.images import keyrings, pull_records
 from whipstaff.runtime import events, objects
 
 Object = objects.Object

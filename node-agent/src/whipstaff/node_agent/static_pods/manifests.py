@@ -19,7 +19,8 @@ from typing import Any
 import orjson
 import yaml
 
-from whipstaff.node_agent import containers, pod_defaults, quoting
+from whipstaff.node_agent import containers, quoting
+from whipstaff.node_agent.static_pods import defaults as pod_defaults
 from whipstaff.runtime import errors, objects
 
 Object = objects.Object

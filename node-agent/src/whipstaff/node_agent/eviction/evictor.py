@@ -15,15 +15,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import (
-    admission,
-    eviction,
-    eviction_ranking,
-    eviction_signals,
-    metrics,
-    provider,
-    statuses,
-)
+from whipstaff.node_agent import admission, metrics, provider, statuses
+from whipstaff.node_agent.eviction import decisions as eviction
+from whipstaff.node_agent.eviction import ranking as eviction_ranking
+from whipstaff.node_agent.eviction import signals as eviction_signals
 from whipstaff.runtime import events, logs, objects
 
 Object = objects.Object

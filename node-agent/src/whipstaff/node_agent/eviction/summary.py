@@ -11,7 +11,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from whipstaff.node_agent import eviction_ranking, eviction_signals, evictor, texts
+from whipstaff.node_agent import texts
+from whipstaff.node_agent.eviction import evictor
+from whipstaff.node_agent.eviction import ranking as eviction_ranking
+from whipstaff.node_agent.eviction import signals as eviction_signals
 from whipstaff.runtime import objects
 
 Object = objects.Object

@@ -17,8 +17,10 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import env_files, expansion, field_references, quoting, references
-from whipstaff.node_agent import services as node_services
+from whipstaff.node_agent import quoting, references
+from whipstaff.node_agent.environment import expansion, field_references
+from whipstaff.node_agent.environment import files as env_files
+from whipstaff.node_agent.environment import services as node_services
 from whipstaff.runtime import errors, logs, objects
 
 Object = objects.Object

@@ -16,13 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import (
-    admission,
-    cgroup_numbers,
-    eviction_ranking,
-    eviction_signals,
-    statuses,
-)
+from whipstaff.node_agent import admission, statuses
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
+from whipstaff.node_agent.eviction import ranking as eviction_ranking
+from whipstaff.node_agent.eviction import signals as eviction_signals
 from whipstaff.runtime import objects, quantities, selectors
 
 Object = objects.Object

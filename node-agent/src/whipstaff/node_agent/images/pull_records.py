@@ -26,7 +26,8 @@ from typing import Any, Literal
 
 import orjson
 
-from whipstaff.node_agent import keyrings, provider
+from whipstaff.node_agent import provider
+from whipstaff.node_agent.images import keyrings
 from whipstaff.runtime import logs, objects
 
 Object = objects.Object

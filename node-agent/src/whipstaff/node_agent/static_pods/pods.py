@@ -21,7 +21,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from whipstaff.node_agent import inotify, static_manifests
+from whipstaff.node_agent import inotify
+from whipstaff.node_agent.static_pods import manifests as static_manifests
 from whipstaff.runtime import client, errors, logs, objects, resources
 
 Object = objects.Object

@@ -15,7 +15,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Protocol
 
-from whipstaff.node_agent import cgroup_files, cgroup_numbers, provider
+from whipstaff.node_agent import provider
+from whipstaff.node_agent.cgroups import files as cgroup_files
+from whipstaff.node_agent.cgroups import numbers as cgroup_numbers
 
 UNIFIED = pathlib.Path("/sys/fs/cgroup")
 

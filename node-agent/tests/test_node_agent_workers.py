@@ -12,7 +12,7 @@ import node_agent_crew as crews
 import pytest
 from node_agent_parts import until
 
-from whipstaff.node_agent import hosting, provider, records, tokens
+from whipstaff.node_agent import hosting, provider, records, tokens, workers
 from whipstaff.runtime import errors
 
 Object = dict[str, Any]
@@ -126,6 +126,62 @@ async def test_what_the_api_answers_may_open_a_readiness_gate(crew: crews.Crew) 
     crew.workers.update(records.pack(pod))
     await crew.rest(worker)
     assert condition(crew.reporter.last(), "Ready") == "True"
+
+
+async def test_what_nobody_told_of_is_found_out(
+    crew: crews.Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_REVIEW", 0.05)
+    worker = crew.meet(make.pod(restartPolicy="Never"), make.runtime(make.run()))
+    await crew.rest(worker)
+    following = asyncio.create_task(crew.workers.follow())
+    crew.runtime.there[worker.uid] = make.runtime(make.run(state="exited"))
+    await until(lambda: crew.reporter.last()["phase"] == "Succeeded")
+    following.cancel()
+
+
+async def test_whatever_breaks_the_news_off_does_not_end_the_agent(
+    crew: crews.Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_AFTER_BREAK", 0.01)
+    worker = crew.meet(make.pod(restartPolicy="Never"), make.runtime(make.run()))
+    await crew.rest(worker)
+    following = asyncio.create_task(crew.workers.follow())
+    crew.runtime.there[worker.uid] = make.runtime(make.run(state="exited"))
+    await crew.runtime.news.put(OSError(28, "No space left on device"))
+    await until(lambda: crew.reporter.last()["phase"] == "Succeeded")
+    assert not following.done()
+    following.cancel()
+
+
+async def test_a_worker_that_was_broken_off_by_nobody_wakes_up_again(
+    crew: crews.Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_AFTER_MISTAKE", 0.02)
+    crew.runtime.gates["start_container"] = asyncio.Event()
+    worker = crew.meet(make.pod())
+    await until(lambda: "start_container" in crew.runtime.calls)
+    assert worker.task is not None
+    worker.task.cancel()
+    crew.runtime.gates["start_container"].set()
+    await until(lambda: bool(worker.life.runtime.running()))
+
+
+async def test_a_pod_that_comes_back_while_it_is_stopped_runs_again(crew: crews.Crew) -> None:
+    # As a static pod whose manifest was out of the way for a moment.
+    pod, found = make.pod(), make.runtime(make.run())
+    crew.runtime.there[found.uid] = found
+    crew.runtime.gates["stop_container"] = asyncio.Event()
+    crew.workers.orphan(crew.node, found)
+    await until(lambda: "stop_container" in crew.runtime.calls)
+    crew.workers.update(records.pack(pod))
+    crew.runtime.gates["stop_container"].set()
+    await until(lambda: "start_container" in crew.runtime.calls)
+    worker = crew.workers.get(found.uid)
+    assert worker is not None
+    await crew.rest(worker)
+    assert crew.reporter.last()["phase"] == "Running"
+    assert not worker.life.orphaned
 
 
 class Silence:

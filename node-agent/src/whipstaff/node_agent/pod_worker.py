@@ -43,6 +43,7 @@ class Worker:
         cleaned: nothing is left of what this machine had made for it.
         busy: an operation is under way, which may be `interrupted`.
         acting: it is one on what runs, and may take long.
+        successor: the same pod, which came back while this one ends.
     """
 
     uid: str
@@ -72,6 +73,7 @@ class Worker:
     cleaned: bool = True
     busy: bool = False
     acting: bool = False
+    successor: Object | None = None
     interrupted: bool = False
     task: asyncio.Task[None] | None = None
     alarm: timeline.Entry | None = None

@@ -54,6 +54,8 @@ Worker = pod_worker.Worker
 _AFTER_MISTAKE = 10.0
 # How long what volumes show is good for at least, whatever it says of itself.
 _BETWEEN_RENEWALS = 1.0
+# How often pods are looked at without any news, as the kubelet does: none is lost for good.
+_REVIEW = 60.0
 # How long to wait before following the provider's events again.
 _AFTER_BREAK = 1.0
 
@@ -171,7 +173,11 @@ class Workers:
     def update(self, record: Object) -> None:
         """A pod's object is new or has changed."""
         worker = self._workers.get(record["metadata"]["uid"])
-        if worker is None or worker.life.orphaned:
+        if worker is None:
+            return
+        if worker.life.orphaned:
+            # It is back, as a manifest that was out of the way; what ran of it ends first.
+            worker.successor = record
             return
         if worker.take(record):
             worker.note(worker.load())
@@ -182,6 +188,7 @@ class Workers:
         worker = self._workers.get(record["metadata"]["uid"])
         if worker is None:
             return
+        worker.successor = None
         # Its last state says how much grace is left: none for one that was deleted by force.
         worker.take(record)
         worker.life.orphaned = True
@@ -235,15 +242,44 @@ class Workers:
 
     async def follow(self) -> None:
         """Take the provider's news, without end; where they break off, every pod is looked at."""
+        async with asyncio.TaskGroup() as group:
+            if self._host is not None:
+                group.create_task(self._review_all())
+            while True:
+                try:
+                    await self._follow()
+                except provider.ProviderError as error:
+                    _log.warning("the runtime's events broke off", error=str(error))
+                except Exception:  # noqa: BLE001 (the node goes on)
+                    _log.exception("the runtime's events broke off")
+                await asyncio.sleep(_AFTER_BREAK)
+                for worker in self._workers.values():
+                    worker.stale = True
+                    self.wake(worker)
+
+    async def _review_all(self) -> None:
+        """Have each pod decided about anew from time to time, as if there were news."""
         while True:
+            await asyncio.sleep(_REVIEW)
             try:
-                await self._follow()
-            except provider.ProviderError as error:
-                _log.warning("the runtime's events broke off", error=str(error))
-            await asyncio.sleep(_AFTER_BREAK)
-            for worker in self._workers.values():
-                worker.stale = True
-                self.wake(worker)
+                found = {pod.uid: pod for pod in await self._runtime.list()}
+            except Exception as error:  # noqa: BLE001 (the node goes on)
+                _log.warning("what runs can't be reviewed", error=str(error))
+                continue
+            for worker in list(self._workers.values()):
+                self._review(worker, found.get(worker.uid))
+                # Others have their turn, so that a full node isn't held up.
+                await asyncio.sleep(0)
+
+    def _review(self, worker: Worker, found: provider.RuntimePod | None) -> None:
+        if worker.task is not None or worker.settled:
+            return
+        known = worker.life.runtime
+        found = found or dataclasses.replace(known, sandboxes=(), containers=())
+        if self._executor.judged(found.not_before(known)) != self._executor.judged(known):
+            _log.debug("not what was known of a pod", pod=worker.key)
+            worker.stale = True
+        self.wake(worker)
 
     async def _follow(self) -> None:
         async for event in self._runtime.events():
@@ -273,7 +309,7 @@ class Workers:
     def wake(self, worker: Worker) -> None:
         """Have a worker decide again, soon; one that must stop at once is interrupted."""
         worker.dirty = True
-        if self._stopping:
+        if self._stopping or self._workers.get(worker.uid) is not worker:
             return
         if worker.task is None:
             worker.task = asyncio.create_task(self._work(worker))
@@ -319,7 +355,11 @@ class Workers:
                 await self._look_again(worker)
             await self._decide(worker)
         except asyncio.CancelledError:
-            if self._stopping or not worker.interrupted:
+            if self._stopping:
+                raise
+            if not worker.interrupted:
+                worker.stale = True
+                self._wake_at(worker, self._line.clock() + _AFTER_MISTAKE)
                 raise
             task = asyncio.current_task()
             if task is not None:
@@ -605,8 +645,11 @@ class Workers:
         if worker.alarm is not None:
             worker.alarm.cancel()
         self._workers.pop(worker.uid, None)
+        worker.dirty = False
         if worker.static and self.statics is not None:
             self.statics.gone(worker.uid)
+        elif worker.successor is not None:
+            self.wake(self.first_sight(worker.node, worker.successor, None))
 
     def _wake_at(self, worker: Worker, when: float | None) -> None:
         if worker.alarm is not None:

@@ -44,6 +44,31 @@ def test_the_fifty_largest_images_are_shown_with_five_names_at_most() -> None:
     assert images[0]["names"] == [f"n59:{j}" for j in range(5)]
 
 
+PATH = "metrics.k8s.io/resource-metrics-path"
+
+
+def registered(*names: str, **template: Any) -> Any:
+    fleet = nodes.make(names, nodes.Template(CAPACITY, **template))
+    return nodes.initial(fleet[names[0]], nodes.Template(CAPACITY, **template), make.NOW)
+
+
+def test_nodes_that_share_a_port_say_where_their_metrics_are() -> None:
+    fleet = registered("node-0", "node-1")
+    assert fleet["metadata"]["annotations"][PATH] == "/nodes/node-0/metrics/resource"
+    assert PATH not in registered("node-0")["metadata"]["annotations"]
+    own = registered("node-0", "node-1", annotations={PATH: "/proxy"})
+    assert own["metadata"]["annotations"][PATH] == "/proxy"
+
+
+def test_a_node_that_changes_between_one_of_many_and_one_alone_says_so() -> None:
+    alone, fleet = registered("node-0"), registered("node-0", "node-1")
+    assert nodes.annotations_to_restore(fleet, fleet) == {}
+    assert nodes.annotations_to_restore(fleet, alone) == {PATH: "/nodes/node-0/metrics/resource"}
+    assert nodes.annotations_to_restore(alone, fleet) == {PATH: None}
+    others = registered("node-0", annotations={PATH: "/proxy"})
+    assert nodes.annotations_to_restore(alone, others) == {}
+
+
 def test_what_the_runtime_can_do_is_shown() -> None:
     handlers = [{"name": "runc", "features": {"userNamespaces": True}}]
     found = node(handlers=handlers, features={"supplementalGroupsPolicy": True})

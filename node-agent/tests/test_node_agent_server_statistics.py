@@ -205,6 +205,15 @@ def test_a_rate_is_that_since_the_reading_before() -> None:
     assert meter.read("a", used(1050.0, 3 * 10**9)).rate is None
 
 
+def test_what_a_node_used_doesnt_fall_when_pods_go() -> None:
+    spent = usage.Sum()
+    assert spent.add_up({"a": 10, "b": 5}) == 15
+    assert spent.add_up({"a": 12}) == 17
+    assert spent.add_up({"a": 13, "c": 1}) == 19
+    # The same run, counted anew.
+    assert spent.add_up({"a": 2, "c": 1}) == 21
+
+
 async def test_scrapers_that_come_together_ask_the_provider_once(
     parts: node_agent_parts.Parts,
 ) -> None:

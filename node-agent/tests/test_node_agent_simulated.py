@@ -81,6 +81,8 @@ def test_only_so_many_runs_end() -> None:
         ({"run_seconds": "nosuch=1"}, "run-seconds: the pod has no container 'nosuch'"),
         ({"exit_code": "256"}, "exit-code: '256' is not an exit code"),
         ({"exit_code": "1.5"}, "exit-code: '1.5' is not an exit code"),
+        ({"usage_cpu": "much"}, "usage-cpu: 'much' is not a quantity"),
+        ({"usage_memory": "app=-1Mi"}, "usage-memory: '-1Mi' is not a quantity"),
     ],
 )
 def test_an_annotation_that_cannot_be_read_is_named(
@@ -89,6 +91,14 @@ def test_an_annotation_that_cannot_be_read_is_named(
     with pytest.raises(scripts.ScriptError, match=re.escape(complaint)) as caught:
         script(**annotations)
     assert caught.value.reason == "CreateContainerConfigError"
+
+
+def test_what_a_container_uses_are_quantities() -> None:
+    spec = {"containers": [make.container("app"), make.container("log")]}
+    both = {"usage_cpu": "1500m,log=20m", "usage_memory": "log=64Mi"}
+    app, log = script("app", spec, **both), script("log", spec, **both)
+    assert (app.usage_cpu, app.usage_memory) == (1.5, 10 << 20)
+    assert (log.usage_cpu, log.usage_memory) == (0.02, 64 << 20)
 
 
 # Addresses.
@@ -244,6 +254,40 @@ async def test_a_startup_probe_that_never_succeeds_fails_in_its_time(stage: Stag
     assert (await stage.state(pod)).containers[0].probes == {"startup": False}
 
 
+async def used(stage: Stage, pod: Any) -> tuple[float, int | None]:
+    (found,) = (await stage.provider.stats(pod["metadata"]["uid"])).values()
+    assert found.cpu_nanoseconds
+    return round(found.cpu_nanoseconds / 1e9, 2), found.working_set
+
+
+async def test_what_a_container_uses_follows_its_annotations_and_its_counter_never_falls(
+    stage: Stage,
+) -> None:
+    pod = make.pod()
+    await stage.start(pod)
+    stage.pass_time(1000)
+    assert await used(stage, pod) == (1.0, 10 << 20)
+    stage.provider.refresh(make.pod(annotations=told(usage_cpu="2", usage_memory="1Gi")))
+    stage.pass_time(10)
+    assert await used(stage, pod) == (21.0, 1 << 30)
+    stage.provider.refresh(make.pod(annotations=told(usage_cpu="100m")))
+    stage.pass_time(10)
+    assert await used(stage, pod) == (22.0, 10 << 20)
+    stage.provider.refresh(pod)
+    stage.pass_time(1000)
+    assert await used(stage, pod) == (23.0, 10 << 20)
+
+
+async def test_each_run_of_a_container_counts_for_itself(stage: Stage) -> None:
+    pod = make.pod(annotations=told(usage_cpu="1", run_seconds="10", ends="1"))
+    await stage.start(pod)
+    stage.pass_time(11)
+    assert await stage.provider.stats() == {}
+    await stage.start(pod, attempt=1)
+    stage.pass_time(5)
+    assert (await used(stage, pod))[0] == 5.0
+
+
 async def test_a_container_that_will_not_stop_is_killed_after_its_grace(stage: Stage) -> None:
     pod = make.pod(annotations=told(stop_seconds="60"))
     run = await stage.start(pod)
@@ -334,6 +378,20 @@ async def test_a_running_pod_is_taken_up_as_it_was(stage: Stage) -> None:
     other = await later.provider.ensure_sandbox(make.pod("other"), provider.SandboxSpec(0))
     assert other.ips != taken.sandbox.ips
     await later.provider.close()
+
+
+async def test_what_was_used_before_the_agent_started_is_reckoned(stage: Stage) -> None:
+    pod = make.pod(annotations=told(usage_cpu="500m"))
+    run = await stage.start(pod)
+    seen = statuses.Observation((await stage.state(pod)), "simulated")
+    status = statuses.generate(pod, seen, {}, make.NOW)
+    stage.pass_time(100)
+    fresh = Stage()
+    fresh.now = stage.now
+    fresh.provider.adopt({**pod, "status": status})
+    found = (await fresh.provider.stats())[run.id].cpu_nanoseconds or 0
+    assert round(found / 1e9) == 50
+    await fresh.provider.close()
 
 
 async def test_what_should_have_ended_meanwhile_has_ended_then(stage: Stage) -> None:

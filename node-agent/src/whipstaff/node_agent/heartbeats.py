@@ -398,9 +398,12 @@ class Heartbeats:
 def _metadata_changes(wanted: Object, found: Object) -> Object:
     """The merge patch that gives a node what it must have from its registration."""
     changes: Object = {}
-    labels = nodes.labels_to_restore(wanted, found)
-    if labels:
-        changes["metadata"] = {"labels": labels}
+    metadata = {
+        "labels": nodes.labels_to_restore(wanted, found),
+        "annotations": nodes.annotations_to_restore(wanted, found),
+    }
+    if any(metadata.values()):
+        changes["metadata"] = {key: value for key, value in metadata.items() if value}
     if wanted["spec"].get("podCIDRs") and not (found.get("spec") or {}).get("podCIDRs"):
         changes["spec"] = {key: wanted["spec"][key] for key in ("podCIDR", "podCIDRs")}
     return changes

@@ -24,6 +24,8 @@ from whipstaff.runtime import objects, quantities
 Object = objects.Object
 
 KUBELET_VERSION = "v1.36.3-whipstaff"
+# Where metrics-server finds what a node uses, if that isn't the usual path.
+RESOURCE_METRICS_PATH = "metrics.k8s.io/resource-metrics-path"
 ATTACH_DETACH = "volumes.kubernetes.io/controller-managed-attach-detach"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
@@ -118,6 +120,7 @@ class Node:
 
     Attributes:
         name, index: its name, and its place among the nodes of the process.
+        annotations: what it has in its metadata besides what all have.
         object: the Node as the API last showed it (pruned); None while it isn't registered.
         allocatable: its amounts, ``cpu`` in thousandths.
         usage: what its admitted pods hold.
@@ -136,6 +139,7 @@ class Node:
     name: str
     index: int
     allocatable: Mapping[str, int]
+    annotations: Mapping[str, str] = field(default_factory=dict)
     object: Object | None = None
     usage: admission.Usage = field(default_factory=admission.Usage)
     lease_version: str = ""
@@ -154,7 +158,12 @@ class Node:
 def make(names: Iterable[str], template: Template) -> dict[str, Node]:
     """The nodes of a process, by name."""
     amounts = requirements.amounts(template.allocatable)
-    return {name: Node(name, index, amounts) for index, name in enumerate(names)}
+    fleet = {name: Node(name, index, amounts) for index, name in enumerate(names)}
+    if len(fleet) > 1:
+        # They share an address and a port, and so their paths must tell them apart.
+        for node in fleet.values():
+            node.annotations = {RESOURCE_METRICS_PATH: _resource_metrics_path(node.name)}
+    return fleet
 
 
 def initial(node: Node, template: Template, now: float) -> Object:
@@ -183,7 +192,7 @@ def initial(node: Node, template: Template, now: float) -> Object:
         "metadata": {
             "name": node.name,
             "labels": labels,
-            "annotations": {ATTACH_DETACH: "true", **template.annotations},
+            "annotations": {ATTACH_DETACH: "true", **node.annotations, **template.annotations},
         },
         "spec": spec,
         "status": status(node, template, (), now),
@@ -194,6 +203,19 @@ def labels_to_restore(wanted: Object, existing: Object) -> dict[str, str]:
     """Labels that a node that was registered before must get again."""
     have = existing["metadata"].get("labels") or {}
     return {k: v for k, v in wanted["metadata"]["labels"].items() if have.get(k) != v}
+
+
+def annotations_to_restore(wanted: Object, existing: Object) -> dict[str, str | None]:
+    """Annotations about its process that such a node must get; None for one that it must lose."""
+    path = objects.annotations(wanted).get(RESOURCE_METRICS_PATH)
+    have = objects.annotations(existing).get(RESOURCE_METRICS_PATH)
+    if path is None and have != _resource_metrics_path(objects.name(existing)):
+        return {}
+    return {} if path == have else {RESOURCE_METRICS_PATH: path}
+
+
+def _resource_metrics_path(name: str) -> str:
+    return f"/nodes/{name}/metrics/resource"
 
 
 def status(node: Node, template: Template, old: Sequence[Object], now: float) -> Object:

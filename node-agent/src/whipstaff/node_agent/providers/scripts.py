@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from whipstaff.node_agent import containers, provider
-from whipstaff.runtime import objects
+from whipstaff.runtime import objects, quantities
 
 Object = objects.Object
 
@@ -39,9 +39,12 @@ ANNOTATIONS: Mapping[str, str] = {
     "live-for-seconds": "when its liveness probe starts to fail",
     "stop-seconds": "how long it takes to end when told to; longer than the grace period: killed",
     "stop-exit-code": "the exit code with which it ends when told to (default 0)",
+    "usage-cpu": "how much CPU it uses, as `kubectl top` shows it (default 1m)",
+    "usage-memory": "how much memory it uses (default 10Mi)",
 }
 
 _TEXTS = frozenset({"sandbox-error", "pull-error", "start-error", "exit-reason", "exit-message"})
+_QUANTITIES = frozenset({"usage-cpu", "usage-memory"})
 _WORDS = {
     "run-seconds": "forever",
     "started-after-seconds": "never",
@@ -54,7 +57,8 @@ _WORDS = {
 class Script:
     """What one container does. Times in seconds, `FOREVER` for never.
 
-    None for a probe's time means: as the probe's own ``initialDelaySeconds`` has it.
+    None for a probe's time means: as the probe's own ``initialDelaySeconds`` has it. Usage is in
+    CPUs and bytes.
     """
 
     pull_seconds: float = 0.0
@@ -71,6 +75,8 @@ class Script:
     live_for_seconds: float = FOREVER
     stop_seconds: float = 0.0
     stop_exit_code: int = 0
+    usage_cpu: float = 0.001
+    usage_memory: int = 10 << 20
 
     @property
     def reason(self) -> str:
@@ -171,8 +177,11 @@ def _with_annotations(
         value = _for_container(what, text, names, name, init)
         if value is None or field not in _FIELDS:
             continue
-        values[field] = value if what in _TEXTS else _number(what, value)
-    for field in ("exit_code", "stop_exit_code"):
+        if what in _QUANTITIES:
+            values[field] = _quantity(what, value)
+        else:
+            values[field] = value if what in _TEXTS else _number(what, value)
+    for field in ("exit_code", "stop_exit_code", "usage_memory"):
         if field in values:
             values[field] = int(values[field])
     return Script(**{f: getattr(script, f) for f in _FIELDS} | values)
@@ -196,6 +205,16 @@ def _for_container(
         else:
             common = part.strip()
     return None if init else common
+
+
+def _quantity(what: str, text: str) -> float:
+    try:
+        amount = float(quantities.parse(text))
+    except ValueError:
+        amount = -1.0
+    if amount < 0:
+        raise ScriptError(f"annotation {PREFIX}{what}: {text!r} is not a quantity", _CONFIG)
+    return amount
 
 
 def _number(what: str, text: str) -> float:

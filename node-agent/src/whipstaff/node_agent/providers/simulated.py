@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whipstaff.node_agent import containers, provider, texts, timeline
-from whipstaff.node_agent.providers import addresses, probes, runs, scripts
+from whipstaff.node_agent.providers import addresses, consumption, probes, runs, scripts
 from whipstaff.runtime import errors, objects
 
 Object = objects.Object
@@ -33,9 +33,6 @@ DEFAULT_JOB_SECONDS = 1.0
 
 _SETTINGS = frozenset({"jobSeconds"})
 _KILLED = 137
-# What a played container uses: nanoseconds of CPU a second, and bytes.
-_CPU_A_SECOND = 1_000_000
-_MEMORY = 10 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -45,6 +42,7 @@ class _Pod:
     node: str
     runtime: provider.RuntimePod
     plans: dict[str, tuple[timeline.Entry, ...]] = field(default_factory=dict)
+    accounts: dict[str, consumption.Account] | None = None
 
 
 class Provider(provider.Provider):
@@ -247,23 +245,14 @@ class Provider(provider.Provider):
         return provider.RuntimeStatus(version="simulated://1.0.0")
 
     async def stats(self, uid: str | None = None) -> Mapping[str, provider.Usage]:
-        """A little of everything for each container that runs: a thousandth of a CPU, 10 MiB."""
+        """What each container that runs uses, as its script says."""
         now = self.line.clock()
         if uid is None:
             played = list(self._pods.values())
         else:
             played = [self._pods[uid]] if uid in self._pods else []
         return {
-            run.id: provider.Usage(
-                at=now,
-                cpu_nanoseconds=int(max(now - run.started_at, 0.0) * _CPU_A_SECOND),
-                memory=_MEMORY,
-                working_set=_MEMORY,
-                rss=_MEMORY,
-                filesystem=0,
-                inodes=0,
-                processes=1,
-            )
+            run.id: consumption.usage(pod.accounts or {}, run, now)
             for pod in played
             for run in pod.runtime.running()
         }
@@ -334,6 +323,7 @@ class Provider(provider.Provider):
         should have ended while the agent was away has ended then.
         """
         self._cancel(played, run.name)
+        self._keep_account(played, run, script, not_before)
         uid = played.runtime.uid
         later: list[tuple[float, Callable[[], None]]] = []
         duration = script.duration(run.attempt)
@@ -351,6 +341,20 @@ class Provider(provider.Provider):
         ]
         if later:
             played.plans[run.name] = tuple(self.line.at(when, call) for when, call in later)
+
+    def _keep_account(
+        self,
+        played: _Pod,
+        run: provider.RuntimeContainer,
+        script: scripts.Script,
+        since: float,
+    ) -> None:
+        known = (played.accounts or {}).get(run.id)
+        account = consumption.account(known, run, script, since)
+        if account is not None:
+            running = {one.id for one in played.runtime.running()}
+            kept = {key: one for key, one in (played.accounts or {}).items() if key in running}
+            played.accounts = {**kept, run.id: account}
 
     def _cancel(self, played: _Pod, name: str) -> None:
         for entry in played.plans.pop(name, ()):

@@ -10,6 +10,7 @@ swap, accelerators and user-defined metrics.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,22 @@ class Meter:
             self._known = {key: value for key, value in self._known.items() if key in kept}
 
 
+class Sum:
+    """What many use together: a counter that never falls, though they come and go."""
+
+    def __init__(self) -> None:
+        self._last: Mapping[str, int] = {}
+        self._gone = 0
+
+    def add_up(self, counters: Mapping[str, int]) -> int:
+        """The sum of counters and of the last that was seen of those that are gone."""
+        self._gone += sum(
+            value for key, value in self._last.items() if counters.get(key, -1) < value
+        )
+        self._last = counters
+        return self._gone + sum(counters.values())
+
+
 class Readings:
     """Reads what the nodes of a process use.
 
@@ -153,6 +170,7 @@ class Readings:
         self._runtime = runtime
         self._sources = sources
         self._meters: dict[str, Meter] = {}
+        self._sums: dict[str, Sum] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._known: dict[tuple[str, bool], tuple[float, NodeReading]] = {}
         self._image_bytes = (-_IMAGES_FRESH, 0)
@@ -189,7 +207,7 @@ class Readings:
         used = [pod.total.usage for pod in pods]
         now = time.time()
         all_pods = meter.read("pods", totals.get("pods") or _sum(used, now))
-        total = meter.read("node", totals.get("node") or all_pods.usage)
+        total = meter.read("node", totals.get("node") or self._sum_up(node, all_pods.usage, pods))
         agent = meter.read("agent", totals["agent"]) if "agent" in totals else None
         meter.keep(
             ["node", "pods", "agent", *(worker.uid for worker in workers)]
@@ -206,6 +224,18 @@ class Readings:
         for worker in workers:
             found.update(await self._runtime.stats(worker.uid))
         return found
+
+    def _sum_up(
+        self, node: str, all_pods: provider.Usage, pods: Iterable[PodReading]
+    ) -> provider.Usage:
+        """What a node without a machine uses: what its pods do, and did."""
+        counters = {
+            each.run.id: each.reading.usage.cpu_nanoseconds or 0
+            for pod in pods
+            for each in pod.containers
+        }
+        spent = self._sums.setdefault(node, Sum()).add_up(counters)
+        return dataclasses.replace(all_pods, cpu_nanoseconds=spent)
 
     def _groups(
         self, uids: Iterable[str]

@@ -12,6 +12,7 @@ import grpc
 import node_agent_builders as make
 import pytest
 from grpc import aio
+from node_agent_parts import until
 
 from whipstaff.node_agent import provider
 from whipstaff.node_agent.providers.cri import connection, events, labels, machinery
@@ -98,6 +99,19 @@ class Runtime(services.RuntimeServiceServicer, events_pb2_grpc.EventsServicer):
                 id="c1", state=self.state, labels=LABELS, exit_code=3 if self.state == 2 else 0
             )
         )
+
+    async def ListContainerStats(self, request: Any, context: Any) -> Any:  # noqa: N802
+        stats = pb.ContainerStats(attributes=pb.ContainerAttributes(id="c1"))
+        return pb.ListContainerStatsResponse(stats=[stats])
+
+    async def ListPodSandboxStats(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNKNOWN, "sandbox x is not in ready state")
+
+    async def PodSandboxStats(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.pod_sandbox_id == "x":
+            await context.abort(grpc.StatusCode.UNKNOWN, "sandbox x is not in ready state")
+        stats = pb.PodSandboxStats(attributes=pb.PodSandboxAttributes(id="s1"))
+        return pb.PodSandboxStatsResponse(stats=stats)
 
     async def StopContainer(self, request: Any, context: Any) -> Any:  # noqa: N802
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such container")
@@ -209,6 +223,25 @@ async def test_what_events_do_not_tell_a_list_does(
         assert told.exit_code == 3
 
 
+async def test_what_somebody_else_s_list_finds_is_told_as_well(
+    agent: cri.Provider, runtime: Runtime
+) -> None:
+    runtime.name = "containerd"
+    await agent.list()
+    async with following(agent) as news:
+        await until(lambda: bool(runtime.requests))
+        runtime.state = pb.CONTAINER_EXITED
+        await agent.list("uid-web")
+        # By now the event is no news any more.
+        end = events_pb2.TaskExit(container_id="c1", id="c1", exit_status=3)
+        envelope = events_pb2.Envelope(topic="/tasks/exit")
+        envelope.event.value = end.SerializeToString()
+        runtime.news.put_nowait(envelope)
+        told = (await asyncio.wait_for(news.get(), 5)).container
+        assert told is not None
+        assert told.exit_code == 3
+
+
 async def test_only_the_end_of_a_container_s_own_process_is_its_end(
     agent: cri.Provider, runtime: Runtime
 ) -> None:
@@ -287,6 +320,12 @@ async def test_a_runtime_may_be_away_for_a_moment(runtime: Runtime, tmp_path: pa
     now += 20
     assert (await found.status()).problems == ("container runtime is down",)
     await channel.close()
+
+
+async def test_a_sandbox_that_is_going_keeps_nobody_from_being_measured(
+    agent: cri.Provider,
+) -> None:
+    assert set(await agent.stats()) == {"c1", "s1"}
 
 
 async def test_an_endpoint_is_a_socket() -> None:

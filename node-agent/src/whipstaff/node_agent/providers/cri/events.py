@@ -10,7 +10,7 @@ Answers to ``pkg/kubelet/pleg`` (generic and evented).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from grpc import aio
@@ -58,9 +58,10 @@ class Events:
         self._known = known
         self._news: asyncio.Queue[provider.RuntimeEvent | Exception] = asyncio.Queue()
         self._quiet = True
+        lister.tell = self.tell
 
     def tell(self, event: provider.RuntimeEvent) -> None:
-        """News from a verb that itself can only fail."""
+        """News from a verb that itself can only fail, or from a list."""
         if not self._quiet:
             self._news.put_nowait(event)
 
@@ -97,17 +98,13 @@ class Events:
     async def _lists(self) -> None:
         await asyncio.sleep(_FIRST_LIST)
         while True:
-            self._tell_all((await self._lister.take()).news)
+            await self._lister.take()
             await asyncio.sleep(_LIST_EVERY)
 
     async def _poll(self) -> None:
         while True:
-            self._tell_all((await self._lister.take()).news)
+            await self._lister.take()
             await asyncio.sleep(_LIST_WITHOUT_EVENTS)
-
-    def _tell_all(self, news: Iterable[provider.RuntimeEvent]) -> None:
-        for event in news:
-            self._news.put_nowait(event)
 
     # containerd's own.
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
 from whipstaff.node_agent import provider
 from whipstaff.node_agent.providers.cri import (
@@ -32,19 +31,6 @@ State = provider.State
 _AT_ONCE = 16
 
 
-@dataclass(slots=True)
-class Picture:
-    """What there is, and what of it wasn't known before.
-
-    Attributes:
-        pods: by UID.
-        news: differences from what was known, for whoever follows events.
-    """
-
-    pods: dict[str, provider.RuntimePod] = field(default_factory=dict)
-    news: list[provider.RuntimeEvent] = field(default_factory=list)
-
-
 class Lister:
     """Takes pictures.
 
@@ -52,6 +38,10 @@ class Lister:
         runtime: the CRI.
         known: what this process knows; kept current.
         root: the agent's directory, for what containers were given; None for none.
+
+    Attributes:
+        tell: called with whatever wasn't known before, at once: whoever has asked may have gone
+            away by the time that everything is read, and an event of it is no news any more.
     """
 
     def __init__(
@@ -66,9 +56,10 @@ class Lister:
         self._sandboxes = sandboxes.Sandboxes(runtime)
         self._containers = containers.Containers(runtime)
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self.tell: Callable[[provider.RuntimeEvent], None] = _tell_nobody
 
-    async def take(self, uid: str | None = None) -> Picture:
-        """What there is of one pod or of all.
+    async def take(self, uid: str | None = None) -> dict[str, provider.RuntimePod]:
+        """What there is of one pod or of all, by UID.
 
         Raises:
             grpc.aio.AioRpcError: the runtime doesn't answer.
@@ -79,16 +70,14 @@ class Lister:
         listed_sandboxes, listed = await asyncio.gather(
             self._sandboxes.list(uid), self._containers.list(uid)
         )
-        picture = Picture()
         boxes, runs = await asyncio.gather(
-            asyncio.gather(*(self._sandbox(item, picture) for item in listed_sandboxes)),
-            asyncio.gather(*(self._container(item, picture) for item in listed)),
+            asyncio.gather(*map(self._sandbox, listed_sandboxes)),
+            asyncio.gather(*map(self._container, listed)),
         )
         if uid is None:
             ids = {item.id for item in listed}
-            self._drop(before - ids, sandboxes_before - {i.id for i in listed_sandboxes}, picture)
-        _assemble(picture, listed_sandboxes, boxes, listed, runs)
-        return picture
+            self._drop(before - ids, sandboxes_before - {i.id for i in listed_sandboxes})
+        return _assemble(listed_sandboxes, boxes, listed, runs)
 
     async def read(
         self, container_id: str, uid: str, sandbox_id: str
@@ -106,7 +95,7 @@ class Lister:
         run = statuses.container(status, sandbox_id, given)
         return self._known.note(uid, status, run)
 
-    async def _sandbox(self, item: pb.PodSandbox, picture: Picture) -> provider.Sandbox | None:
+    async def _sandbox(self, item: pb.PodSandbox) -> provider.Sandbox | None:
         uid = item.labels[labels.POD_UID]
         _, known = self._known.sandboxes.get(item.id, ("", None))
         up = item.state == pb.SANDBOX_READY
@@ -123,12 +112,10 @@ class Lister:
             return None
         found = self._known.note_sandbox(uid, statuses.sandbox(answer.status))
         if found != known:
-            picture.news.append(provider.RuntimeEvent(uid, sandbox=found))
+            self.tell(provider.RuntimeEvent(uid, sandbox=found))
         return found
 
-    async def _container(
-        self, item: pb.Container, picture: Picture
-    ) -> provider.RuntimeContainer | None:
+    async def _container(self, item: pb.Container) -> provider.RuntimeContainer | None:
         uid = item.labels[labels.POD_UID]
         state = statuses.state(item.state)
         if state is State.CREATED:
@@ -140,10 +127,10 @@ class Lister:
         async with self._slots:
             found = await self.read(item.id, uid, item.pod_sandbox_id)
         if found is not None and found != known:
-            picture.news.append(provider.RuntimeEvent(uid, container=found))
+            self.tell(provider.RuntimeEvent(uid, container=found))
         return found
 
-    def _drop(self, gone: Iterable[str], gone_sandboxes: Iterable[str], picture: Picture) -> None:
+    def _drop(self, gone: Iterable[str], gone_sandboxes: Iterable[str]) -> None:
         """Forget what isn't there any more, though nobody here removed it."""
         owners = set()
         for container_id in gone:
@@ -152,17 +139,22 @@ class Lister:
                 owners.add(record.uid)
         for sandbox_id in gone_sandboxes:
             owners.add(self._known.forget_sandbox(sandbox_id))
-        picture.news.extend(provider.RuntimeEvent(uid) for uid in owners if uid)
+        for uid in filter(None, owners):
+            self.tell(provider.RuntimeEvent(uid))
+
+
+def _tell_nobody(_: provider.RuntimeEvent) -> None:
+    """Nobody follows what happens; who begins to will look at everything."""
 
 
 def _assemble(
-    picture: Picture,
     listed_sandboxes: Iterable[pb.PodSandbox],
     boxes: Iterable[provider.Sandbox | None],
     listed: Iterable[pb.Container],
     runs: Iterable[provider.RuntimeContainer | None],
-) -> None:
+) -> dict[str, provider.RuntimePod]:
     """Put together what belongs together, the newest first."""
+    pods: dict[str, provider.RuntimePod] = {}
     names: dict[str, tuple[str, str]] = {}
     found_boxes: dict[str, list[provider.Sandbox]] = {}
     found_runs: dict[str, list[provider.RuntimeContainer]] = {}
@@ -185,4 +177,5 @@ def _assemble(
         newest = sorted(
             found_runs.get(uid, ()), key=lambda c: (c.created_at, c.attempt), reverse=True
         )
-        picture.pods[uid] = provider.RuntimePod(uid, namespace, name, tuple(ordered), tuple(newest))
+        pods[uid] = provider.RuntimePod(uid, namespace, name, tuple(ordered), tuple(newest))
+    return pods

@@ -267,10 +267,10 @@ class Provider(provider.Provider):
     async def list(self, uid: str | None = None) -> Sequence[provider.RuntimePod]:
         """All that is there, of one pod or of all."""
         with connection.failing("failed to list containers"):
-            picture = await self._lister.take(uid)
+            found = await self._lister.take(uid)
         if uid is None:
             self._lifeline.hold()
-        return list(picture.pods.values())
+        return list(found.values())
 
     async def events(self) -> AsyncIterator[provider.RuntimeEvent]:
         """News, as they happen; ends with a `ProviderError` when the runtime goes away."""

@@ -60,6 +60,19 @@ def test_the_start_time_is_that_of_the_first_report() -> None:
     assert first["startTime"] == later["startTime"] == "2026-01-02T03:04:05Z"
 
 
+def test_an_address_outlives_the_sandbox_until_there_is_another_one() -> None:
+    pod = make.pod()
+    before = {"podIP": "10.0.0.5", "podIPs": [{"ip": "10.0.0.5"}]}
+    stopped = make.runtime(box=make.sandbox(ready=False, ips=()))
+    another = stopped.with_sandbox(make.sandbox(attempt=1, ips=("10.0.0.6",)))
+    shown = [
+        statuses.generate(pod, statuses.Observation(each, "containerd"), before, make.NOW)
+        for each in (make.nothing(), stopped, another)
+    ]
+    assert [each["podIP"] for each in shown] == ["10.0.0.5", "10.0.0.5", "10.0.0.6"]
+    assert shown[1]["podIPs"] == [{"ip": "10.0.0.5"}]
+
+
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     pod = make.pod()
     first = statuses.generate(pod, observed(), {}, make.NOW)

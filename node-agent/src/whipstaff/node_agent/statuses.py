@@ -97,7 +97,7 @@ def generate(
         spec, by_name, terminal=terminal, initialized=_any_regular_active(spec, observed.runtime)
     )
     _add_phase(status, phase, observed.verdict, old, api)
-    _add_addresses(status, pod, observed)
+    _add_addresses(status, pod, observed, old)
     status["qosClass"] = api.get("qosClass") or requirements.qos_class(spec)
     status["startTime"] = old.get("startTime") or texts.timestamp(now)
     status["conditions"] = conditions.generate(
@@ -179,7 +179,7 @@ def _add_phase(
         status.update(phase="Failed", reason=verdict.reason, message=verdict.message)
 
 
-def _add_addresses(status: Object, pod: Object, observed: Observation) -> None:
+def _add_addresses(status: Object, pod: Object, observed: Observation, old: Object) -> None:
     ips: Sequence[str] = observed.runtime.sandbox.ips if observed.runtime.sandbox else ()
     if observed.host_ips:
         status["hostIP"] = observed.host_ips[0]
@@ -189,6 +189,10 @@ def _add_addresses(status: Object, pod: Object, observed: Observation) -> None:
     if ips:
         status["podIP"] = ips[0]
         status["podIPs"] = [{"ip": ip} for ip in ips]
+    elif old.get("podIPs") and not any(s.ready for s in observed.runtime.sandboxes):
+        # The runtime forgets the addresses of a sandbox that has stopped; who reads statuses
+        # may still want to know where the pod was.
+        status.update(podIP=old.get("podIP", ""), podIPs=old["podIPs"])
 
 
 def _shorten_messages(status: Object, spec: Object) -> None:

@@ -156,7 +156,10 @@ class Sandboxes:
     async def _run(self, request: pb.RunPodSandboxRequest) -> str:
         for _ in range(connection.TRIES):
             try:
-                answer = await self._runtime.RunPodSandbox(request, timeout=_RUN_TIMEOUT)
+                # Broken off, containerd 1.6 forgets the shim that it has just started.
+                answer = await connection.to_the_end(
+                    self._runtime.RunPodSandbox(request, timeout=_RUN_TIMEOUT)
+                )
             except aio.AioRpcError as error:
                 if not connection.is_reserved(error):
                     raise

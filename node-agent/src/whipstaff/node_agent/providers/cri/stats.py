@@ -17,6 +17,9 @@ from whipstaff.node_agent import provider
 from whipstaff.node_agent.providers.cri import connection, labels
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
+from whipstaff.runtime import logs
+
+_log = logs.get("node_agent.providers.cri")
 
 
 class Stats:
@@ -58,11 +61,36 @@ class Stats:
                 timeout=connection.TIMEOUT,
             )
         except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                # One sandbox that comes or goes makes containerd 1.6 tell of none.
+                return await self._one_by_one(uid)
             self._counts_sandboxes = False
             return []
         return list(answer.stats)
+
+    async def _one_by_one(self, uid: str | None) -> list[pb.PodSandboxStats]:
+        ready = pb.PodSandboxFilter(
+            label_selector=labels.selector(uid),
+            state=pb.PodSandboxStateValue(state=pb.SANDBOX_READY),
+        )
+        listed = await self._runtime.ListPodSandbox(
+            pb.ListPodSandboxRequest(filter=ready), timeout=connection.TIMEOUT
+        )
+        found = []
+        for item in listed.items:
+            try:
+                answer = await self._runtime.PodSandboxStats(
+                    pb.PodSandboxStatsRequest(pod_sandbox_id=item.id), timeout=connection.TIMEOUT
+                )
+            except aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    raise
+                _log.debug("a sandbox can't be measured", sandbox=item.id, error=error.details())
+                continue
+            found.append(answer.stats)
+        return found
 
 
 def of_container(stats: pb.ContainerStats) -> provider.Usage:

@@ -40,6 +40,10 @@ def test_a_node_on_this_machine_has_what_the_machine_has() -> None:
     assert capacity["cpu"] == str(real.cpus)
     assert capacity["pods"] == "110"
     assert capacity["example.com/gpu"] == "4"
+    declared = plan.template(real).declared
+    assert "InPlacePodLevelResourcesVerticalScaling" in declared
+    assert "ExtendWebSocketsToKubelet" not in declared, "the runtime's streams don't speak it"
+    assert plan.template().declared == ()
 
 
 def test_everything_can_be_said(file) -> None:  # noqa: ANN001

@@ -40,6 +40,10 @@ USER_AGENT = "whipstaff-node-agent"
 _BEAT_TIMEOUT = 10.0
 _API_CONNECTIONS_BESIDE_WRITERS = 16
 
+# Of component-helpers' nodedeclaredfeatures. Not ExtendWebSocketsToKubelet: without it, streams
+# come as the plain upgrades that runtimes speak.
+_DECLARED = ("InPlacePodLevelResourcesVerticalScaling",)
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -119,6 +123,7 @@ class Plan:
             port=self.port,
             pod_cidrs=self._pod_cidrs(),
             info=machine.info(real) if real is not None else {},
+            declared=_DECLARED if real is not None else (),
         )
 
     def _pod_cidrs(self) -> dict[str, Sequence[str]]:

@@ -4,8 +4,7 @@ Pure. A `Template` is what the configuration says of all nodes of a process; `No
 with what the agent remembers of it. Labels and taints belong to the API once the node is
 registered (taints are written at creation only); capacity, addresses and the four conditions are
 the node's own word. Answers to initialNode in ``pkg/kubelet/kubelet_node_status.go`` and to
-``pkg/kubelet/nodestatus/setters.go``. Leaves out volumes in use and declared features: none are
-declared, so that streams come as the plain upgrades that runtimes speak.
+``pkg/kubelet/nodestatus/setters.go``. Leaves out volumes in use.
 """
 
 from __future__ import annotations
@@ -84,6 +83,7 @@ class Template:
         port: where the agent's server listens.
         pod_cidrs: the ranges given to each node by the agent itself, by node name; mostly empty.
         info: what of ``nodeInfo`` the machine decides; made up where that is empty.
+        declared: the features that the API may count on here (``declaredFeatures``), sorted.
     """
 
     capacity: Mapping[str, str]
@@ -96,6 +96,7 @@ class Template:
     port: int = 10250
     pod_cidrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    declared: Sequence[str] = ()
 
     @property
     def allocatable(self) -> dict[str, str]:
@@ -246,6 +247,8 @@ def details(node: Node, template: Template) -> Object:
         found["runtimeHandlers"] = list(node.handlers)
     if node.features is not None:
         found["features"] = node.features
+    if template.declared:
+        found["declaredFeatures"] = list(template.declared)
     return found
 
 

@@ -132,6 +132,21 @@ def test_a_lost_sandbox_is_replaced_and_everything_starts_over() -> None:
     assert starts(found) == ["one"]
 
 
+def test_init_containers_run_in_each_sandbox_whoever_made_it() -> None:
+    # The agent was killed after it had made the second sandbox, before it could clear away what
+    # had run in the first one.
+    pod = make.pod(initContainers=[make.container("one"), make.container("two")])
+    found = make.runtime(
+        make.run("one", "exited"),
+        make.run("two", "exited"),
+        make.run("app", "exited", exit_code=255),
+        box=make.sandbox(attempt=1),
+    )
+    assert starts(step(pod, found)) == ["one"]
+    again = found.with_container(make.run("one", "exited", 1, sandbox_id="sandbox-1"))
+    assert starts(step(pod, again)) == ["two"]
+
+
 def test_a_run_once_pod_that_lost_its_sandbox_is_not_run_twice() -> None:
     pod = make.pod(restartPolicy="Never")
     lost = make.runtime(make.run(state="exited"), box=make.sandbox(ready=False))

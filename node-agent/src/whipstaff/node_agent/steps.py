@@ -13,6 +13,7 @@ RestartAllContainers; what an in-place resize does besides restarts is planned b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -206,6 +207,7 @@ def _plan_init(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> bool:
     definitions = containers.init(spec)
     if not definitions:
         return True
+    runtime = _in_sandbox(runtime)
     initialized = any(
         run.state in {provider.State.CREATED, RUNNING}
         for run in (runtime.latest(d["name"]) for d in containers.regular(spec))
@@ -234,6 +236,14 @@ def _plan_init(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> bool:
         plan.init.append(0)
     plan.init.sort()
     return initialized
+
+
+def _in_sandbox(runtime: provider.RuntimePod) -> provider.RuntimePod:
+    """Without what ran in sandboxes that were given up: a new one is initialized anew."""
+    box = runtime.sandbox
+    ids = {"", box.id if box is not None else ""}
+    kept = tuple(run for run in runtime.containers if run.sandbox_id in ids)
+    return dataclasses.replace(runtime, containers=kept)
 
 
 def _plan_one_init(plan: _Plan, spec: Object, i: int, run: provider.RuntimeContainer) -> bool:

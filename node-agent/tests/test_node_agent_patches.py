@@ -110,3 +110,13 @@ def test_there_is_a_patch_exactly_where_something_differs(old: object, new: obje
             own = [{e[key]: e for e in s[field] if e.get("type") != "example.com/a"}
                    for s in (old, new)]  # fmt: skip
             assert own[0] == own[1]
+
+
+def test_a_resource_that_a_pod_has_no_longer_is_gone_from_its_status() -> None:
+    before = {"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}}
+    after = {"resources": {"requests": {"cpu": "1"}}}
+    patch = patches.pod_status("uid", before, after)
+    assert patch == {
+        "metadata": {"uid": "uid"},
+        "status": {"resources": {"requests": {"cpu": "1"}, "$patch": "replace"}},
+    }

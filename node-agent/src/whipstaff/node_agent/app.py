@@ -42,7 +42,10 @@ _API_CONNECTIONS_BESIDE_WRITERS = 16
 
 # Of component-helpers' nodedeclaredfeatures. Not ExtendWebSocketsToKubelet: without it, streams
 # come as the plain upgrades that runtimes speak.
-_DECLARED = ("InPlacePodLevelResourcesVerticalScaling",)
+_DECLARED = (
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ def pod_status(uid: str, api: Object, status: Object) -> Object | None:
             continue
         if field in _POD_MERGE_KEYS:
             _add_merged(changes, field, _POD_MERGE_KEYS[field], *_owned(field, old, new))
+        elif isinstance(new, dict) and old:
+            # Merged otherwise: what is gone from it would stay.
+            changes[field] = {**new, "$patch": "replace"}
         else:
             changes[field] = new
     return {"metadata": {"uid": uid}, "status": changes} if changes else None

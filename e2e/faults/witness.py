@@ -93,8 +93,16 @@ def _of_container(spec: Object, old: Object, new: Object) -> Iterator[str]:
         yield f"is another one, without a restart: {before[:24]}, {after[:24]}"
     if before == after and was != now and before:
         yield f"restartCount {was} became {now}, but it is the same one"
+    yield from _of_states(spec, old, new)
+    # One that never ran may end so, with its pod.
+    if before and _is_unknown(new) and not _is_unknown(old):
+        yield "nobody knows how it ended"
+
+
+def _of_states(spec: Object, old: Object, new: Object) -> Iterator[str]:
+    before = old.get("containerID", "")
     (kind, state), (later, next_state) = _state(old), _state(new)
-    same = before == after
+    same = before == new.get("containerID", "")
     if kind == "terminated":
         final = spec.get("restartPolicy") == "Never" and not _is_sidecar(spec, new["name"])
         if final and later != "terminated":
@@ -109,9 +117,6 @@ def _of_container(spec: Object, old: Object, new: Object) -> Iterator[str]:
             yield f"ran, and waits: {next_state}, last {last}"
         if same and later == "running" and state != next_state:
             yield f"started twice: {state}, {next_state}"
-    # One that never ran may end so, with its pod.
-    if before and _is_unknown(new) and not _is_unknown(old):
-        yield "nobody knows how it ended"
     if same and old.get("started") and not new.get("started") and later == "running":
         yield "was started, and isn't any more"
 

@@ -226,9 +226,10 @@ class Agent:
         await self._images.start()
         self.source.take_over(found)
         self.taken_over.set()
-        if self.host is not None:
-            await self.host.sweep(worker.uid for worker in self.crew)
-        await self.crew.follow()
+        async with asyncio.TaskGroup() as group:
+            if self.host is not None:
+                group.create_task(self.host.sweep(lambda: {worker.uid for worker in self.crew}))
+            group.create_task(self.crew.follow())
 
     async def _found(self) -> dict[str, provider.RuntimePod]:
         """What runs already; a runtime that can't say is asked again."""

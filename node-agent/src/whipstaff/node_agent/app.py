@@ -201,14 +201,29 @@ async def _run(
     elif plan.port:
         served = _server(plan, parts, api, sources, plan.certificate, plan.key)
         await served.start()
+    main = asyncio.create_task(parts.run())
     try:
-        await parts.run()
+        await _until_one_ends(main, helpers)
     finally:
+        main.cancel()
+        await asyncio.wait([main])
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
         if served is not None:
             await served.stop()
+
+
+async def _until_one_ends(main: asyncio.Task[None], helpers: Iterable[asyncio.Task[None]]) -> None:
+    """Wait for the end of the main task, or for a helper's that isn't its good end.
+
+    An agent without its server, its events or its upkeep is better started anew.
+    """
+    left = {main, *helpers}
+    while not main.done():
+        ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
 
 
 def _server(

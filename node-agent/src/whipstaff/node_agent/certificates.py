@@ -17,6 +17,7 @@ import base64
 import contextlib
 import datetime
 import ipaddress
+import os
 import pathlib
 import random
 import tempfile
@@ -233,7 +234,8 @@ class Rotation:
                 continue
             try:
                 await issue(self._api, request, self._store)
-            except errors.WhipstaffError as error:
+            except (errors.WhipstaffError, OSError, ValueError) as error:
+                # Also where it can't be stored, or can't be read: the next one may be.
                 _log.warning("no certificate", signer=request.signer, error=str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -323,8 +325,15 @@ def serving_request(node_name: str, addresses: Sequence[str]) -> Request | None:
 def _write_private(file: pathlib.Path, content: bytes) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-        temporary.write(content)
-    pathlib.Path(temporary.name).replace(file)
+        path = pathlib.Path(temporary.name)
+        try:
+            temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+        except OSError:
+            path.unlink()
+            raise
+    path.replace(file)
 
 
 def _general_name(name: str) -> x509.GeneralName:

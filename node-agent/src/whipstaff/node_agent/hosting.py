@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from whipstaff.node_agent import (
@@ -46,6 +46,8 @@ Object = objects.Object
 
 # As nestedpendingoperations: pauses after a volume that couldn't be set up.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 122.0
+# Seconds between two attempts to take away what pods of an earlier life of the agent left.
+_SWEEP_AGAIN = 60.0
 
 _log = logs.get("node_agent.hosting")
 
@@ -364,15 +366,35 @@ class Host:
                 link = self._settings.link_root / texts.log_link(pod, run.name, run.id)
                 link.unlink(missing_ok=True)
 
-    async def sweep(self, known: Iterable[str]) -> None:
-        """Take away what an earlier life of the agent left of pods that are gone."""
-        kept = set(known)
-        self.resizer.retain(kept)
-        for uid in (self.volumes.stray() | self._groups.pods()) - kept:
-            _log.info("cleaning up after a pod that is gone", uid=uid)
-            try:
-                await self.tear_down(uid)
-            except (volumes.VolumeError, OSError) as error:
-                _log.warning("something of a pod that is gone stays", uid=uid, error=str(error))
-                continue
-            await asyncio.to_thread(directories.delete, self._folder(uid))
+    async def sweep(self, known: Callable[[], Collection[str]]) -> None:
+        """Take away what an earlier life of the agent left of pods that are gone.
+
+        What stays, as a volume that is in use, is tried again until nothing does.
+
+        Args:
+            known: the UIDs of the pods that there are.
+        """
+        self.resizer.retain(known())
+        while True:
+            if await self._sweep_once(known):
+                return
+            await asyncio.sleep(_SWEEP_AGAIN)
+
+    async def _sweep_once(self, known: Callable[[], Collection[str]]) -> bool:
+        """Whether nothing is left."""
+        try:
+            found = await asyncio.to_thread(lambda: self.volumes.stray() | self._groups.pods())
+        except OSError as error:
+            _log.warning("what pods left can't be found", error=str(error))
+            return False
+        gone = [await self._clean_up(uid) for uid in found if uid not in known()]
+        return all(gone)
+
+    async def _clean_up(self, uid: str) -> bool:
+        _log.info("cleaning up after a pod that is gone", uid=uid)
+        try:
+            await self.tear_down(uid)
+        except (volumes.VolumeError, OSError) as error:
+            _log.warning("something of a pod that is gone stays", uid=uid, error=str(error))
+            return False
+        return await asyncio.to_thread(directories.delete, self._folder(uid))

@@ -269,6 +269,7 @@ def _read(path: pathlib.Path, key: str) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, told: Object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(path.name + _TEMPORARY)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

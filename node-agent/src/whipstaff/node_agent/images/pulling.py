@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from whipstaff.node_agent import container_statuses, containers, provider, references, texts
 from whipstaff.node_agent.images import keyrings, pull_records
-from whipstaff.runtime import events, objects
+from whipstaff.runtime import events, logs, objects
 
 Object = objects.Object
 Report = Callable[[events.EventType, str, str], None]
@@ -29,6 +29,8 @@ PULL_ERROR = "ErrImagePull"
 # How long the error of a pull is shown before it is replaced by that of its back-off.
 _SHOWN_SECONDS = 1.0
 _MAX_USER = 2**31 - 1
+
+_log = logs.get("node_agent.images")
 
 _NAME = re.compile(
     r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/|\[[0-9A-Fa-f:]+\](?::[0-9]+)?/)?"
@@ -132,14 +134,14 @@ class Images:
         return await self._pull(pod, image, report)
 
     async def start(self) -> None:
-        """Take note of what an earlier life of the agent has pulled.
-
-        Raises:
-            OSError: there is no place for records.
-            provider.ProviderError: the runtime can't say what is there.
-        """
-        if self._records is not None:
+        """Take note of what an earlier life of the agent has pulled, as far as that is possible."""
+        if self._records is None:
+            return
+        try:
             await asyncio.to_thread(self._records.open, await self._runtime.images())
+        except (OSError, provider.ProviderError) as error:
+            # What was announced stays so: nobody has such an image without credentials.
+            _log.error("what was pulled before can't be recorded", error=str(error))
 
     def forget(self, uid: str) -> None:
         """Forget a pod's failures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 import resource
@@ -239,3 +240,13 @@ class TestAsRoot:
         os.chown(tmp_path / "file", 0, 0)
         ownership.change(tmp_path, 4321, readonly=False, policy="Always")
         assert (tmp_path / "file").stat().st_gid == 4321
+
+
+def test_two_may_delete_the_same_tree(tmp_path: pathlib.Path) -> None:
+    for _ in range(5):
+        for number in range(300):
+            (tmp_path / f"volume/{number % 10}/{number}").mkdir(parents=True)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(trees.remove, tmp_path / "volume") for _ in range(4)]
+        assert [each.exception() for each in done] == [None] * 4
+        assert not (tmp_path / "volume").exists()

@@ -10,6 +10,7 @@ Answers to ``pkg/util/removeall``, to ``pkg/volume/util/fs`` (DiskUsage) and to 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -100,7 +101,7 @@ def walk(root: int, *, leave_mounts: bool = False) -> Generator[Entry, None, Non
 
 
 def remove(path: pathlib.Path) -> None:
-    """Delete a directory and all below it, or a file; one that isn't there is fine.
+    """Delete a directory and all below it, or a file; what isn't there (any more) is fine.
 
     Raises:
         OSError: something stays; ``EBUSY`` where something is mounted below, which is not touched.
@@ -114,13 +115,16 @@ def remove(path: pathlib.Path) -> None:
         return
     try:
         for entry in walk(root, leave_mounts=True):
-            if entry.is_directory:
-                os.rmdir(entry.name, dir_fd=entry.folder)
-            else:
-                os.unlink(entry.name, dir_fd=entry.folder)
+            # Somebody else may be at it as well.
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_directory:
+                    os.rmdir(entry.name, dir_fd=entry.folder)
+                else:
+                    os.unlink(entry.name, dir_fd=entry.folder)
     finally:
         os.close(root)
-    path.rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
 
 
 def measure(path: pathlib.Path) -> tuple[int, int]:

@@ -378,6 +378,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 async def test_a_pull_that_can_not_be_recorded_is_not_made(tmp_path: pathlib.Path) -> None:
     clinic, _ = await recorded(Registry(), References(), tmp_path)
     (tmp_path / "image_manager" / "pulling").rmdir()
+    (tmp_path / "image_manager" / "pulling").touch()
     error = await clinic.fails(image="nginx")
     text = 'Failed to record image pull intent for container image "nginx"'
     assert error.message.startswith(text)

@@ -283,10 +283,11 @@ async def test_cancelled_workers_finish_what_they_do_and_start_nothing_new() -> 
     queue = workqueue.WorkQueue[str]()
     started: list[str] = []
     finished: list[str] = []
+    go_on = asyncio.Event()
 
     async def handle(key: str) -> None:
         started.append(key)
-        await asyncio.sleep(0.02)
+        await go_on.wait()
         finished.append(key)
 
     task = asyncio.create_task(workqueue.run_workers(queue, handle, 2))
@@ -294,6 +295,8 @@ async def test_cancelled_workers_finish_what_they_do_and_start_nothing_new() -> 
         queue.add(key)
     await _until(lambda: len(started) == 2)
     task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert started == finished == ["a", "b"]

@@ -47,6 +47,25 @@ async def test_what_is_cancelled_does_not_happen() -> None:
     line.close()
 
 
+async def test_a_clock_that_is_put_back_keeps_nobody_waiting() -> None:
+    clock, steady, happened = Clock(), Clock(), list[str]()
+    line = timeline.Timeline(clock, steady)
+    line.after(0.02, happened.append, "heartbeat")
+    line.after(5, happened.append, "later")
+    clock.now -= 3600
+    line.after(4, happened.append, "sooner")
+    await asyncio.sleep(0.01)
+    clock.now += 0.02
+    steady.now += 0.02
+    await asyncio.sleep(0.05)
+    assert happened == ["heartbeat"]
+    clock.now += 6
+    steady.now += 6
+    line.run_due()
+    assert happened == ["heartbeat", "sooner", "later"]
+    line.close()
+
+
 async def test_a_mistake_does_not_stop_the_others() -> None:
     clock, happened = Clock(), list[str]()
     line = timeline.Timeline(clock)

@@ -3,8 +3,9 @@
 A fleet of simulated nodes waits for thousands of things at once, so a wait is an entry here (a
 tuple in a heap) and neither a task nor a timer of the event loop: the loop has one timer, for the
 earliest entry. Runs that one timer; owns the heap. Times are seconds since the epoch, as statuses
-carry them, so a container's end survives the agent's restart; a jump of the system's clock is
-noticed within a minute. Answers to ``pkg/kubelet/util/queue/work_queue.go``.
+carry them, so a container's end survives the agent's restart. When the system's clock jumps ahead,
+that is noticed within a minute; when it is put back, what waits is put back with it, or heartbeats
+would be silent until the old time has come again. Answers to ``pkg/kubelet/util/queue/work_queue.go``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from whipstaff.runtime import logs
 _LONGEST_SLEEP = 60.0
 # The event loop's timers count in milliseconds: one that is early finds nothing due.
 _GRAIN = 0.001
+# Seconds by which a clock that is only adjusted, and not put back, may be behind at most.
+_LEEWAY = 1.0
 
 _COMPACT_ABOVE = 1000
 
@@ -52,10 +55,18 @@ class Timeline:
 
     Args:
         clock: seconds since the epoch.
+        steady: seconds that only ever grow, to tell when the clock was put back; by default the
+            system's with the system's clock, and with another one nothing, as that never is.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
+    ) -> None:
         self.clock = clock
+        self._steady = time.monotonic if steady is None and clock is time.time else steady
+        self._ahead = clock() - self._steady() if self._steady is not None else 0.0
         self._heap: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -67,6 +78,7 @@ class Timeline:
 
     def at(self, when: float, callback: Callable[..., object], *args: Any) -> Entry:
         """Call back at a time, or as soon as possible if it has passed; never from within `at`."""
+        self._follow_clock()
         entry = Entry(self, callback, args)
         heapq.heappush(self._heap, (when, next(self._numbers), entry))
         if self._timer is None or when < self._armed_for:
@@ -136,8 +148,21 @@ class Timeline:
         delay = min(max(self._armed_for - self.clock(), 0.0) + _GRAIN, _LONGEST_SLEEP)
         self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
 
+    def _follow_clock(self) -> None:
+        """Put everything back if the clock was."""
+        if self._steady is None:
+            return
+        ahead = self.clock() - self._steady()
+        back = self._ahead - ahead
+        self._ahead = ahead
+        if back > _LEEWAY and self._heap:
+            _log.warning("the clock was put back", seconds=round(back, 1))
+            self._heap = [(when - back, number, entry) for when, number, entry in self._heap]
+            self._armed_for -= back
+
     def _wake(self) -> None:
         self._timer = None
+        self._follow_clock()
         self.run_due()
         self._arm()
 

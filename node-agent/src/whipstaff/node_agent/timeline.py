@@ -5,7 +5,8 @@ tuple in a heap) and neither a task nor a timer of the event loop: the loop has 
 earliest entry. Runs that one timer; owns the heap. Times are seconds since the epoch, as statuses
 carry them, so a container's end survives the agent's restart. When the system's clock jumps ahead,
 that is noticed within a minute; when it is put back, what waits is put back with it, or heartbeats
-would be silent until the old time has come again. Answers to ``pkg/kubelet/util/queue/work_queue.go``.
+would be silent until the old time has come again. Answers to
+``pkg/kubelet/util/queue/work_queue.go``.
 """
 
 from __future__ import annotations

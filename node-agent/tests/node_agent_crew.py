@@ -173,6 +173,7 @@ class Host:
         self.mounted = 0
         self.renewal: float | None = None
         self.torn_down: list[str] = []
+        self.deleted_logs: list[str] = []
 
     async def prepare(self, _: Object, attempt: int) -> provider.SandboxSpec:
         return provider.SandboxSpec(attempt)
@@ -193,6 +194,9 @@ class Host:
 
     def link_log(self, _: Object, __: provider.RuntimeContainer) -> None:
         pass
+
+    async def delete_log(self, run: provider.RuntimeContainer) -> None:
+        self.deleted_logs.append(run.id)
 
     def found(self, pod: Object, _: provider.RuntimePod) -> Object:
         return pod

@@ -140,3 +140,11 @@ async def test_rotation_can_be_switched_off(bench: Bench) -> None:
         log_rotation.Policy(size=-1),
     )
     await rotator.run()
+
+
+def test_the_logs_of_one_run_are_deleted_and_no_others(tmp_path: pathlib.Path) -> None:
+    for name in ("1.log", "1.log.20260102-030405.gz", "10.log", "2.log"):
+        (tmp_path / name).touch()
+    log_rotation.delete(tmp_path / "1.log")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.log", "2.log"]
+    log_rotation.delete(tmp_path / "gone" / "1.log")

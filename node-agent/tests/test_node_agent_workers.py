@@ -184,6 +184,16 @@ async def test_a_pod_that_comes_back_while_it_is_stopped_runs_again(crew: crews.
     assert not worker.life.orphaned
 
 
+async def test_a_run_that_is_forgotten_leaves_no_log(crew: crews.Crew) -> None:
+    assert crew.host is not None
+    runs = [make.run(state="exited", attempt=attempt) for attempt in range(3)]
+    worker = crew.meet(make.pod(), make.runtime(*runs))
+    await until(lambda: "start_container" in crew.runtime.calls)
+    await crew.rest(worker)
+    assert crew.host.deleted_logs == ["app-1", "app-0"]
+    assert [run.id for run in worker.life.runtime.containers] == ["app-3", "app-2"]
+
+
 class Silence:
     """An API server that isn't there, after one answer."""
 

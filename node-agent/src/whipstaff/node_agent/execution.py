@@ -149,6 +149,8 @@ class Executor:
                 await self._remove_run(life, run)
 
     async def _remove_run(self, life: lifecycle.Life, run: provider.RuntimeContainer) -> None:
+        if self._host is not None:
+            await self._host.delete_log(run)
         with metrics.timed("remove_container"):
             await self._runtime.remove(life.runtime, run)
         life.runtime = life.runtime.without_container(run.id)

@@ -23,6 +23,7 @@ from whipstaff.node_agent import (
     directories,
     dns,
     hosts,
+    log_rotation,
     nodes,
     orphans,
     pod_events,
@@ -318,6 +319,15 @@ class Host:
             link.symlink_to(run.log_path)
         except OSError as error:
             _log.warning("no link to a container's log", link=str(link), error=str(error))
+
+    async def delete_log(self, run: provider.RuntimeContainer) -> None:
+        """Delete the log of a container that is about to be removed: nobody would find it."""
+        if not run.log_path:
+            return
+        try:
+            await asyncio.to_thread(log_rotation.delete, pathlib.Path(run.log_path))
+        except OSError as error:
+            _log.warning("a container's log stays", path=run.log_path, error=str(error))
 
     # While containers run.
 

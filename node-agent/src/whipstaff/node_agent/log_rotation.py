@@ -134,6 +134,16 @@ def tidy(log: pathlib.Path, files: int) -> None:
             _compress(path)
 
 
+def delete(log: pathlib.Path) -> None:
+    """Delete a container's log, rotated ones included.
+
+    Raises:
+        OSError: a file can't be deleted.
+    """
+    for path in log.parent.glob(f"{_escaped(log.name)}*"):
+        path.unlink(missing_ok=True)
+
+
 def sort_out(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Rotated logs that count, and leftovers of a rotation that was cut short."""
     names = {path.name for path in paths}

@@ -43,7 +43,7 @@ def test_a_node_on_this_machine_has_what_the_machine_has() -> None:
     declared = plan.template(real).declared
     assert "InPlacePodLevelResourcesVerticalScaling" in declared
     assert "ExtendWebSocketsToKubelet" not in declared, "the runtime's streams don't speak it"
-    assert plan.template().declared == ()
+    assert plan.template().declared == ("RestartAllContainersOnContainerExits",)
 
 
 def test_everything_can_be_said(file) -> None:  # noqa: ANN001

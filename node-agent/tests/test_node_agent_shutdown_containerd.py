@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import pathlib
 import shutil
@@ -13,7 +12,8 @@ from typing import Any
 import node_agent_harness as harness
 import node_agent_logind
 import pytest
-from node_agent_containerd import BUSYBOX, FOREVER, container
+from node_agent_containerd import FOREVER, container
+from node_agent_machine import agent, app
 
 from whipstaff.cluster import images, machines, testing
 from whipstaff.runtime import resources
@@ -49,33 +49,6 @@ async def cluster(
     await made.close()
 
 
-@contextlib.asynccontextmanager
-async def agent(
-    cluster: harness.Cluster, node: str, machine: machines.Machine, folder: pathlib.Path
-) -> AsyncIterator[None]:
-    """The agent as a process, until it is told to end."""
-    told = {
-        "apiVersion": "whipstaff.io/v1alpha1",
-        "kind": "NodeAgentConfiguration",
-        "cgroups": {"root": machine.cgroup},
-        "podLogsDir": str(folder / "logs"),
-        "staticPodPath": str(folder / "manifests"),
-        "shutdownGracePeriod": "20s",
-        "shutdownGracePeriodCriticalPods": "10s",
-    }
-    (folder / "agent.yaml").write_text(json.dumps(told))
-    command = harness.Command(
-        cluster.kubeconfig,
-        *("--config", str(folder / "agent.yaml"), "--provider", "cri", "--port", "0"),
-        *("--node-name", node, "--node-ip", "127.0.0.1", "--root-dir", str(folder / "agent")),
-        *("--container-runtime-endpoint", machine.endpoint),
-    )
-    async with command:
-        yield
-        code, written = await command.stop()
-        assert code == 0, written
-
-
 def ended(pod: Any) -> str:
     return str(pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"])
 
@@ -97,13 +70,18 @@ async def test_pods_end_in_their_order_and_static_ones_come_back_after_the_boot(
     }
     (tmp_path / "manifests" / "static.yaml").write_text(json.dumps(static))
     mirror = f"static-{node}"
+    settings = {
+        "staticPodPath": str(tmp_path / "manifests"),
+        "shutdownGracePeriod": "20s",
+        "shutdownGracePeriodCriticalPods": "10s",
+    }
 
     async def ready() -> Any:
         found = await cluster.api.get(resources.NODES, node)
         return next(c for c in found["status"]["conditions"] if c["type"] == "Ready")
 
     async with node_agent_logind.machine(tmp_path) as (host, _):
-        async with agent(cluster, node, machine, tmp_path):
+        async with agent(cluster, node, machine, tmp_path, **settings):
             host.delay_us = 30_000_000
             await cluster.create(node, "web", containers=[app(SLOW)])
             await cluster.create(
@@ -137,7 +115,7 @@ async def test_pods_end_in_their_order_and_static_ones_come_back_after_the_boot(
             assert late["status"]["message"] == (
                 "Pod was rejected: Pod was rejected as the node is shutting down."
             )
-        async with agent(cluster, node, machine, tmp_path):
+        async with agent(cluster, node, machine, tmp_path, **settings):
             await cluster.wait_phase("Running", mirror)
 
             async def up() -> bool:
@@ -151,12 +129,3 @@ async def test_pods_end_in_their_order_and_static_ones_come_back_after_the_boot(
                 await cluster.delete(name)
                 await cluster.wait_gone(name)
             await cluster.wait_gone(mirror)
-
-
-def app(script: str) -> Any:
-    return {
-        "name": "app",
-        "image": BUSYBOX,
-        "imagePullPolicy": "Never",
-        "command": ["sh", "-c", script],
-    }

@@ -42,9 +42,11 @@ _API_CONNECTIONS_BESIDE_WRITERS = 16
 
 # Of component-helpers' nodedeclaredfeatures. Not ExtendWebSocketsToKubelet: without it, streams
 # come as the plain upgrades that runtimes speak.
-_DECLARED = (
+_DECLARED = ("RestartAllContainersOnContainerExits",)
+_DECLARED_OF_MACHINES = (
     "InPlacePodLevelResourcesVerticalScaling",
     "InPlacePodVerticalScalingInitContainers",
+    *_DECLARED,
 )
 
 
@@ -126,7 +128,7 @@ class Plan:
             port=self.port,
             pod_cidrs=self._pod_cidrs(),
             info=machine.info(real) if real is not None else {},
-            declared=_DECLARED if real is not None else (),
+            declared=_DECLARED_OF_MACHINES if real is not None else _DECLARED,
         )
 
     def _pod_cidrs(self) -> dict[str, Sequence[str]]:

@@ -2,8 +2,8 @@
 
 Pure. Answers to ``pkg/kubelet/status/generate.go`` and to the lists of owned and shared conditions
 in ``pkg/kubelet/types/pod_status.go``. Every condition carries ``observedGeneration``; a condition
-that keeps its status keeps its ``lastTransitionTime``. Leaves out AllContainersRestarting; those
-of in-place resize are added by `resizing`.
+that keeps its status keeps its ``lastTransitionTime``. Those of in-place resize are added by
+`resizing`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ CONTAINERS_READY = "ContainersReady"
 SCHEDULED = "PodScheduled"
 
 DISRUPTION = "DisruptionTarget"
+RESTARTING = "AllContainersRestarting"
 RESIZES = frozenset({"PodResizePending", "PodResizeInProgress"})
 
-OWNED = RESIZES | {READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED}
+OWNED = RESIZES | {
+    *(READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, SCHEDULED, RESTARTING),
+}
 
 _BY_NODE = "TerminationByKubelet"
 
@@ -60,6 +63,8 @@ def generate(
         (CONTAINERS_READY, containers_ready),
         (SCHEDULED, _verdict(True)),
     ]
+    if containers.may_restart_all(pod["spec"]):
+        own.append((RESTARTING, _restarting(pod["spec"], runtime, phase, before)))
     if disruption:
         own.append((DISRUPTION, _verdict(True, _BY_NODE, disruption)))
     generation = pod["metadata"].get("generation", 0)
@@ -78,12 +83,50 @@ def owned(conditions: Iterable[Object]) -> frozenset[str]:
     return OWNED
 
 
+def restart_all(spec: Object, runtime: provider.RuntimePod, old: Iterable[Object]) -> bool:
+    """Whether all containers are to start anew: one has just said so, or that has begun.
+
+    Args:
+        spec: the pod's spec.
+        runtime: what runs.
+        old: the conditions last generated.
+    """
+    if not containers.may_restart_all(spec):
+        return False
+    if any(c["type"] == RESTARTING and c.get("status") == "True" for c in old):
+        return True
+    latest = ((d, runtime.latest(d["name"])) for d in _restartable(spec))
+    return any(
+        run is not None
+        and run.state is provider.State.EXITED
+        and containers.restarts_all(definition, run.exit_code)
+        for definition, run in latest
+    )
+
+
 def needs_sandbox(runtime: provider.RuntimePod) -> bool:
     """Whether a (new) sandbox must be made before containers can start."""
     sandbox = runtime.sandbox
     if sandbox is None or not sandbox.ready:
         return True
     return sum(s.ready for s in runtime.sandboxes) > 1
+
+
+def _restartable(spec: Object) -> list[Object]:
+    return [*containers.init(spec), *containers.regular(spec)]
+
+
+def _restarting(
+    spec: Object, runtime: provider.RuntimePod, phase: str, before: Mapping[str, Object]
+) -> tuple[bool, str, str]:
+    """Whether containers are being removed so that all of them start anew."""
+    if phase in phases.TERMINAL:
+        return _verdict(False, "PodCompleted" if phase == "Succeeded" else "PodFailed")
+    left = any(runtime.latest(definition["name"]) is not None for definition in _restartable(spec))
+    if not left or not restart_all(spec, runtime, before.values()):
+        return _verdict(False)
+    message = "container exited with restart policy rule"
+    return _verdict(True, "RestartAllContainersStarted", message)
 
 
 def _condition(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from whipstaff.node_agent import containers, provider, texts
+from whipstaff.node_agent import containers, phases, provider, texts
 from whipstaff.node_agent.resizing import reports
 from whipstaff.runtime import objects
 
@@ -27,6 +27,7 @@ _NEVER_FOUND = "The container could not be located when the pod was terminated"
 _VANISHED = (
     "The container could not be located when the pod was deleted.  The container used to be Running"
 )
+_REMOVED = "The container is removed because RestartAllContainers in place"
 _LOST_INIT = (
     "Unable to get init container status from container runtime and pod has been initialized, "
     "treat it as exited normally"
@@ -54,12 +55,14 @@ class View:
         runtime: what runs.
         errors: why starts were put off, by container.
         type: the provider's name, the scheme of container IDs.
+        restarting: all containers are being removed, and start anew.
     """
 
     pod: Object
     runtime: provider.RuntimePod
     errors: Mapping[str, StartError]
     type: str
+    restarting: bool = False
 
 
 def generate(view: View, kind: provider.Kind, old: Iterable[Object]) -> list[Object]:
@@ -101,6 +104,8 @@ def _status(view: View, kind: provider.Kind, definition: Object, old: Object | N
 
 
 def _without_run(view: View, definition: Object, old: Object | None) -> Object:
+    if old is not None and view.restarting and "waiting" not in old["state"]:
+        return _removed(view, definition, old)
     if old is not None and "terminated" in old["state"]:
         return dict(old)
     status = _blank(view, definition)
@@ -113,6 +118,19 @@ def _without_run(view: View, definition: Object, old: Object | None) -> Object:
         if "deletionTimestamp" not in view.pod["metadata"]:
             status["restartCount"] += 1
     return status
+
+
+def _removed(view: View, definition: Object, old: Object) -> Object:
+    """The status of a container that is to start anew with all others."""
+    status = dict(old) if "terminated" in old["state"] else _blank(view, definition)
+    waiting = {"reason": phases.RESTARTING, "message": _REMOVED}
+    ended = {**_ended_unknown(_REMOVED), "reason": phases.RESTARTING}
+    return status | {
+        "state": {"waiting": waiting},
+        "lastState": {"terminated": ended},
+        "restartCount": old.get("restartCount", 0) + 1,
+        "ready": False,
+    }
 
 
 def _of_run(
@@ -216,6 +234,9 @@ def _init_done(
         run = runs[0]
         return run.state is provider.State.EXITED and run.exit_code == 0
     if containers.is_sidecar(definition) or "waiting" not in status["state"]:
+        return False
+    if view.restarting:
+        # It isn't lost: what it has initialized is to be initialized once more.
         return False
     regular = {d["name"] for d in containers.regular(view.pod["spec"])}
     if not any(run.name in regular and run.state for run in view.runtime.containers):

@@ -3,7 +3,6 @@
 Pure readers over raw pods, and the back-off between restarts as a value: 10 s, doubled by every
 restart up to 300 s, and forgotten once a run has lasted 600 s past the last of them. Answers to
 ``pkg/api/v1/pod/util.go`` (ContainerShouldRestart) and client-go ``util/flowcontrol/backoff.go``.
-Leaves out the rule action RestartAllContainers, which counts as a restart of its container.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ Object = objects.Object
 
 INITIAL_BACKOFF = 10.0
 MAX_BACKOFF = 300.0
+
+_RESTART_ALL = "RestartAllContainers"
 
 
 def init(spec: Object) -> list[Object]:
@@ -61,7 +62,7 @@ def is_sidecar(definition: Object) -> bool:
 def restarts(definition: Object, spec: Object, exit_code: int) -> bool:
     """Whether a container that ended with this code is started again."""
     policy = definition.get("restartPolicy")
-    if policy is not None and _restart_rule_matches(definition, exit_code):
+    if policy is not None and _rule_action(definition, exit_code) in {"Restart", _RESTART_ALL}:
         return True
     match policy or spec.get("restartPolicy"):
         case "Never":
@@ -77,15 +78,30 @@ def restarts_on_failure(definition: Object, spec: Object) -> bool:
     return bool((definition.get("restartPolicy") or spec.get("restartPolicy")) != "Never")
 
 
-def _restart_rule_matches(definition: Object, exit_code: int) -> bool:
+def restarts_all(definition: Object, exit_code: int) -> bool:
+    """Whether all containers start anew when this one has ended with this code."""
+    return _rule_action(definition, exit_code) == _RESTART_ALL
+
+
+def may_restart_all(spec: Object) -> bool:
+    """Whether any container has a rule by which all containers start anew."""
+    return any(
+        rule.get("action") == _RESTART_ALL
+        for definition in (*init(spec), *regular(spec))
+        for rule in definition.get("restartPolicyRules") or ()
+    )
+
+
+def _rule_action(definition: Object, exit_code: int) -> str:
+    """What the first rule that fits an exit code asks for; empty where none fits."""
     for rule in definition.get("restartPolicyRules") or ():
         codes = rule.get("exitCodes")
         if codes is None:
             continue
         listed = exit_code in (codes.get("values") or ())
         if listed == (codes.get("operator") == "In"):
-            return rule.get("action") in {"Restart", "RestartAllContainers"}
-    return False
+            return str(rule.get("action"))
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ class Executor:
             case steps.StopContainer():
                 grace = self._stopper.grace(pod, operation.run)
                 await self._stopper.stop(pod, life, operation.run, grace, operation.message)
+            case steps.RemoveContainer():
+                await self._remove_for_restart(pod, life, operation.run)
             case steps.BackOff():
                 return self._back_off(pod, life, operation)
             case steps.KillPod():
@@ -148,12 +150,21 @@ class Executor:
             if run.name in names:
                 await self._remove_run(life, run)
 
+    async def _remove_for_restart(
+        self, pod: Object, life: lifecycle.Life, run: provider.RuntimeContainer
+    ) -> None:
+        if run.state is not provider.State.EXITED:
+            await self._stopper.stop(pod, life, run, 0.0, "killing")
+        await self._remove_run(life, run)
+        life.errors.pop(run.name, None)
+
     async def _remove_run(self, life: lifecycle.Life, run: provider.RuntimeContainer) -> None:
         if self._host is not None:
             await self._host.delete_log(run)
         with metrics.timed("remove_container"):
             await self._runtime.remove(life.runtime, run)
         life.runtime = life.runtime.without_container(run.id)
+        life.removed[run.name] = run.id
 
     # Containers.
 

@@ -55,6 +55,7 @@ class Life:
         grace: seconds for stopping its containers; only ever shrinks.
         orphaned: the API has forgotten the pod already, so there is nothing to report.
         status: the status last made, where the API may not have it yet.
+        removed: the run of each container that was removed last; late news of it is no news.
     """
 
     runtime: provider.RuntimePod
@@ -65,6 +66,7 @@ class Life:
     grace: float | None = None
     orphaned: bool = False
     status: Object | None = None
+    removed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +164,24 @@ def _sync(
     if conditions.is_terminal(status):
         return None
     retries = {name: error.retry_at for name, error in life.errors.items()}
-    step = steps.next_step(pod, life.runtime, steps.Waits(life.backoffs, retries), now)
+    if objects.is_true({"status": status}, conditions.RESTARTING):
+        step = steps.Step(tuple(steps.reset(pod["spec"], life.runtime)))
+    else:
+        waits = steps.Waits(life.backoffs, retries, _attempts(pod["spec"], status))
+        step = steps.next_step(pod, life.runtime, waits, now)
     wake_at = step.wake_at
     deadline = _deadline(pod, status)
     if deadline is not None:
         wake_at = min(deadline, wake_at or deadline)
     return Decision(Stage.SYNC, status, step.operations, wake_at)
+
+
+def _attempts(spec: Object, status: Object) -> dict[str, int]:
+    """How often each container has started, where no run is left that would say so."""
+    if not containers.may_restart_all(spec):
+        return {}
+    lists = (status.get("initContainerStatuses"), status.get("containerStatuses"))
+    return {one["name"]: one["restartCount"] for found in lists for one in found or ()}
 
 
 def _may_run(runtime: provider.RuntimePod) -> bool:

@@ -19,6 +19,10 @@ Object = objects.Object
 TERMINAL = frozenset({"Succeeded", "Failed"})
 
 
+# The reason of the last end of a container that was removed so that all of them start anew.
+RESTARTING = "RestartingAllContainers"
+
+
 @dataclass(slots=True)
 class _Counts:
     """What the containers are doing, in numbers; sidecars count as running or waiting only."""
@@ -74,7 +78,7 @@ def _count_init(counts: _Counts, definition: Object, spec: Object, status: Objec
     ended = _last_end(status)
     if status is None or "running" in status["state"] or ended is None:
         counts.pending_init += 1
-    elif ended["exitCode"] != 0 and not containers.restarts(definition, spec, ended["exitCode"]):
+    elif ended["exitCode"] != 0 and not _restarts(definition, spec, ended):
         counts.failed_init += 1
 
 
@@ -105,10 +109,16 @@ def _count_regular(
         counts.waiting += 1
         return
     counts.stopped += 1
-    if containers.restarts(definition, spec, ended["exitCode"]):
+    if _restarts(definition, spec, ended):
         counts.restarting += 1
     if ended["exitCode"] == 0 and "terminated" in status["state"]:
         counts.succeeded += 1
+
+
+def _restarts(definition: Object, spec: Object, ended: Object) -> bool:
+    if ended.get("reason") == RESTARTING:
+        return True
+    return containers.restarts(definition, spec, ended["exitCode"])
 
 
 def _last_end(status: Object | None) -> Object | None:

@@ -85,7 +85,10 @@ def generate(
     """
     spec = pod["spec"]
     api = pod.get("status") or {}
-    view = container_statuses.View(pod, observed.runtime, observed.errors, observed.type)
+    restarting = conditions.restart_all(spec, observed.runtime, old.get("conditions") or ())
+    view = container_statuses.View(
+        pod, observed.runtime, observed.errors, observed.type, restarting
+    )
     status: Object = {}
     for kind, name in _LISTS:
         found = container_statuses.generate(view, kind, old.get(name) or ())

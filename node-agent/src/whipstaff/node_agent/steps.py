@@ -7,8 +7,8 @@ the other, sidecars, containers, restarts and their back-offs) is one function, 
 Stopping for good is another, shorter story, told by `stop_order`.
 
 Answers to ``computePodActions``, ``computeInitContainerActions`` and ``doBackOff`` in
-``pkg/kubelet/kuberuntime`` and to ``kuberuntime_termination_order.go``. Leaves out
-RestartAllContainers; what an in-place resize does besides restarts is planned by `resizing`.
+``pkg/kubelet/kuberuntime`` and to ``kuberuntime_termination_order.go``. What an in-place resize
+does besides restarts is planned by `resizing`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,13 @@ class StartContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveContainer:
+    """Remove one run, which is stopped at once if need be: all containers start anew."""
+
+    run: provider.RuntimeContainer
+
+
+@dataclass(frozen=True, slots=True)
 class BackOff:
     """Don't restart one container yet."""
 
@@ -67,7 +74,7 @@ class BackOff:
     until: float
 
 
-Operation = KillPod | CreateSandbox | StopContainer | StartContainer | BackOff
+Operation = KillPod | CreateSandbox | StopContainer | StartContainer | RemoveContainer | BackOff
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +105,12 @@ class Waits:
         backoffs: by container, as earlier steps gave them with their `StartContainer`.
         retries: when a start that failed may be tried again, by container; `SANDBOX` for the
             sandbox. Seconds since the epoch.
+        attempts: the number of the next run of a container none of whose runs is left.
     """
 
     backoffs: Mapping[str, containers.Backoff] = field(default_factory=dict)
     retries: Mapping[str, float] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
 
 
 def next_step(pod: Object, runtime: provider.RuntimePod, waits: Waits, now: float) -> Step:
@@ -141,6 +150,22 @@ def restarts(
             operations.append(StopContainer(run, message))
             operations.append(StartContainer(kind, run.name, run.attempt + 1))
     return operations
+
+
+def reset(spec: Object, runtime: provider.RuntimePod) -> list[RemoveContainer]:
+    """Remove every run, so that all containers start anew, init containers first.
+
+    The runs that asked for it come last: as long as they are there, it isn't forgotten.
+    """
+    others: list[RemoveContainer] = []
+    sources: list[RemoveContainer] = []
+    for definition in (*containers.regular(spec), *containers.init(spec)):
+        for run in runtime.containers:
+            if run.name != definition["name"]:
+                continue
+            asked = run.state is EXITED and containers.restarts_all(definition, run.exit_code)
+            (sources if asked else others).append(RemoveContainer(run))
+    return others + sources
 
 
 def stop_order(spec: Object, running: Sequence[str]) -> list[list[str]]:
@@ -342,7 +367,7 @@ def _add_starts(
     ends: list[float] = []
     for kind, definition in due:
         retry_at = waits.retries.get(definition["name"], 0.0)
-        operation = _start(kind, definition, runtime, waits.backoffs, now)
+        operation = _start(kind, definition, runtime, waits, now)
         if isinstance(operation, BackOff):
             operations.append(operation)
             ends.append(operation.until)
@@ -360,16 +385,16 @@ def _start(
     kind: provider.Kind,
     definition: Object,
     runtime: provider.RuntimePod,
-    backoffs: Mapping[str, containers.Backoff],
+    waits: Waits,
     now: float,
 ) -> StartContainer | BackOff:
     name = definition["name"]
     run = runtime.latest(name)
-    attempt = run.attempt + 1 if run is not None else 0
+    attempt = run.attempt + 1 if run is not None else waits.attempts.get(name, 0)
     ended = [r for r in runtime.containers if r.name == name and r.state is EXITED]
     if not ended:
         return StartContainer(kind, name, attempt)
-    backoff = backoffs.get(name)
+    backoff = waits.backoffs.get(name)
     finished_at = ended[0].finished_at
     if backoff is not None and backoff.key == containers.backoff_key(definition):
         until = backoff.until(finished_at)

@@ -287,6 +287,9 @@ class Workers:
             if worker is None:
                 continue
             known = runtime = worker.life.runtime
+            run = event.container
+            if run is not None and worker.life.removed.get(run.name) == run.id:
+                continue
             if event.container is not None:
                 runtime = runtime.with_container(self._executor.judged_run(event.container))
             if event.sandbox is not None:
@@ -505,10 +508,12 @@ class Workers:
         """Carry out the first operation that changes something; the rest is decided anew.
 
         So that a status tells of the sandbox while an image is pulled, and of the first container
-        while the second one starts. Only stopping a container to start it again is one thing.
+        while the second one starts. Only stopping a container to start it again is one thing, and
+        removing all of them.
         """
         planned = list(operations)
-        together = any(isinstance(operation, steps.StopContainer) for operation in planned)
+        whole = (steps.StopContainer, steps.RemoveContainer)
+        together = any(isinstance(operation, whole) for operation in planned)
         worker.acting = True
         try:
             with _busy(worker):

@@ -15,7 +15,7 @@ from grpc import aio
 from node_agent_parts import until
 
 from whipstaff.node_agent import provider
-from whipstaff.node_agent.providers.cri import connection, events, labels, machinery
+from whipstaff.node_agent.providers.cri import connection, events, labels, machinery, sandboxes
 from whipstaff.node_agent.providers.cri import provider as cri
 from whipstaff.node_agent.providers.cri.api import events_pb2, events_pb2_grpc
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
@@ -347,3 +347,44 @@ async def test_what_is_better_finished_is_finished_before_it_is_given_up() -> No
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done
+
+
+class Sandboxes:
+    """What a runtime has of a pod whose sandbox ended twice; one still holds a container."""
+
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+
+    async def ListPodSandbox(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        states = (pb.SANDBOX_NOTREADY, pb.SANDBOX_NOTREADY, pb.SANDBOX_READY)
+        items = [
+            pb.PodSandbox(
+                id=f"s{n}", metadata=pb.PodSandboxMetadata(attempt=n), state=state, labels=LABELS
+            )
+            for n, state in enumerate(states)
+        ]
+        return pb.ListPodSandboxResponse(items=items)
+
+    async def ListContainers(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        item = pb.Container(id="c1", pod_sandbox_id="s1", labels=LABELS)
+        return pb.ListContainersResponse(containers=[item])
+
+    async def StopPodSandbox(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        self.gone.append(f"{request.pod_sandbox_id} stopped")
+
+    async def RemovePodSandbox(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        self.gone.append(f"{request.pod_sandbox_id} removed")
+
+    async def RunPodSandbox(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        return pb.RunPodSandboxResponse(pod_sandbox_id="s3")
+
+    async def PodSandboxStatus(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        status = pb.PodSandboxStatus(id="s3", state=pb.SANDBOX_READY)
+        return pb.PodSandboxStatusResponse(status=status)
+
+
+async def test_sandboxes_do_not_pile_up() -> None:
+    runtime: Any = Sandboxes()
+    metadata = pb.PodSandboxMetadata(uid="uid-web", attempt=3)
+    await sandboxes.Sandboxes(runtime).ensure(pb.PodSandboxConfig(metadata=metadata), "")
+    assert sorted(runtime.gone) == ["s0 removed", "s0 stopped", "s2 stopped"]

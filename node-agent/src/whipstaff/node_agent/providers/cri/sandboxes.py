@@ -16,12 +16,14 @@ from whipstaff.node_agent import provider, sysctls
 from whipstaff.node_agent.providers.cri import connection, labels, resources, security, statuses
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
-from whipstaff.runtime import objects
+from whipstaff.runtime import logs, objects
 
 Object = objects.Object
 
 # Networks take their time: twice what other calls have.
 _RUN_TIMEOUT = 2 * connection.TIMEOUT
+
+_log = logs.get("node_agent.providers.cri")
 
 _PROTOCOLS = {"TCP": pb.TCP, "UDP": pb.UDP, "SCTP": pb.SCTP}
 
@@ -107,7 +109,7 @@ class Sandboxes:
         request = pb.RunPodSandboxRequest(config=made_of, runtime_handler=handler)
         with connection.failing(""):
             if metadata.attempt:
-                await self._stop_others(metadata.uid, metadata.attempt)
+                await self._give_up_others(metadata.uid, metadata.attempt)
             sandbox_id = await self._run(request)
             answer = await self._runtime.PodSandboxStatus(
                 pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id), timeout=connection.TIMEOUT
@@ -182,8 +184,35 @@ class Sandboxes:
             await self.remove(item.id)
         return ""
 
-    async def _stop_others(self, uid: str, attempt: int) -> None:
-        """Stop the pod's other sandboxes: nothing else would stop one without an address."""
-        for item in await self.list(uid):
-            if item.metadata.attempt != attempt and item.state == pb.SANDBOX_READY:
+    async def _give_up_others(self, uid: str, attempt: int) -> None:
+        """Stop the pod's other sandboxes, and remove those of which nothing is left to be told.
+
+        Nothing else would stop one without an address, and a pod that loses its sandbox again and
+        again would have more of them each time.
+        """
+        others = [item for item in await self.list(uid) if item.metadata.attempt != attempt]
+        spent = []
+        for item in others:
+            if item.state == pb.SANDBOX_READY:
                 await self.stop(item.id)
+            else:
+                spent.append(item.id)
+        if not spent:
+            return
+        answer = await self._runtime.ListContainers(
+            pb.ListContainersRequest(
+                filter=pb.ContainerFilter(label_selector=labels.selector(uid))
+            ),
+            timeout=connection.TIMEOUT,
+        )
+        used = {item.pod_sandbox_id for item in answer.containers}
+        for sandbox_id in spent:
+            if sandbox_id not in used:
+                await self._try_to_remove(sandbox_id)
+
+    async def _try_to_remove(self, sandbox_id: str) -> None:
+        try:
+            await self.remove(sandbox_id)
+        except aio.AioRpcError as error:
+            # It goes with its pod.
+            _log.warning("an old sandbox stays", id=sandbox_id, error=connection.describe(error))

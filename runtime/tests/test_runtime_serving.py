@@ -20,7 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import oid
 
 from whipstaff.cluster import testing
-from whipstaff.runtime import authorization, client, config, errors, resources, serving, tls
+from whipstaff.runtime import (
+    authorization,
+    client,
+    config,
+    errors,
+    resources,
+    self_signing,
+    serving,
+)
 
 Answer = tuple[int, str, str]
 
@@ -341,7 +349,7 @@ async def test_a_client_certificate_is_a_user_with_its_groups(tmp_path: pathlib.
 
 async def test_new_certificates_are_taken_up_without_a_restart(tmp_path: pathlib.Path) -> None:
     def renew() -> ssl.SSLContext:
-        certificate, key = tls.self_signed()
+        certificate, key = self_signing.self_signed()
         (tmp_path / "tls.crt").write_bytes(certificate)
         (tmp_path / "tls.key").write_bytes(key)
         return ssl.create_default_context(cadata=certificate.decode())

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
-from cryptography import x509
 
 from whipstaff.runtime import client, config, errors, resources
 
@@ -80,14 +79,15 @@ async def check(client: client.Client, access: Sequence[Access] = (), wait: floa
     except errors.Unreachable as error:
         raise errors.StartupError(f"no credentials: {error}") from error
     try:
-        check_certificate(client.connection.certificate, datetime.datetime.now(datetime.UTC))
         user = await _patiently(lambda: _who_am_i(client), wait)
         await _check_access(client, user, access)
     except errors.Untrusted as error:
         raise errors.StartupError(f"cannot trust the API server {error}") from error
     except errors.Unreachable as error:
+        check_certificate(client.connection.certificate, datetime.datetime.now(datetime.UTC))
         raise errors.StartupError(f"cannot reach the API server: {error}") from error
     except errors.Unauthorized as error:
+        check_certificate(client.connection.certificate, datetime.datetime.now(datetime.UTC))
         why = await _why_unknown(client.connection)
         raise errors.StartupError(
             f"{client.connection.server} doesn't accept our credentials: {why}"
@@ -106,6 +106,9 @@ def check_certificate(certificate: config.Certificate | None, now: datetime.date
     """
     if certificate is None:
         return
+    # Asked for only where something is wrong: it takes 10 MB.
+    from cryptography import x509  # noqa: PLC0415
+
     parsed = x509.load_pem_x509_certificate(certificate.pem)
     if now >= parsed.not_valid_after_utc:
         date = _date(parsed.not_valid_after_utc)

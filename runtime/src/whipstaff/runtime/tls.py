@@ -12,24 +12,14 @@ name. A client certificate that isn't valid ends the handshake, where Go's serve
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import pathlib
-import socket
 import ssl
 import tempfile
 from collections.abc import Iterable
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import oid
-
 from whipstaff.runtime import errors, logs
 
 _log = logs.get("tls")
-
-VALIDITY = datetime.timedelta(days=365)
 
 
 class ServerTls:
@@ -61,7 +51,10 @@ class ServerTls:
         self.self_signed: bytes | None = None
         """The certificate in PEM, where it is self-signed: what a client may trust."""
         if self._files is None:
-            self.self_signed, private = self_signed(names)
+            # Imported here, because cryptography takes 10 MB.
+            from whipstaff.runtime import self_signing  # noqa: PLC0415
+
+            self.self_signed, private = self_signing.self_signed(names)
             _load_chain(self.context, self.self_signed, private)
         self._reload()
 
@@ -109,45 +102,6 @@ class ServerTls:
             ) from error
         _load_chain(self.context, certificate, key)
         self._loaded = certificate, key
-
-
-def self_signed(names: Iterable[str] = ()) -> tuple[bytes, bytes]:
-    """A new certificate and its key, both in PEM, for this host, localhost and `names`; a year."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    host = socket.gethostname()
-    now = datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, host[:64])])
-    alternatives = [
-        _general_name(name)
-        for name in dict.fromkeys([host, "localhost", "127.0.0.1", "::1", *names])
-    ]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # An hour of grace for clients whose clocks are behind.
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), private
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def _context() -> ssl.SSLContext:

@@ -22,6 +22,7 @@ status: setup ## What runs, and how it is
 
 test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
 	@$(BIN)/whipstaff binaries --images >/dev/null
+	@$(BIN)/whipstaff binaries kubelet >/dev/null
 	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
 	@$(BIN)/pytest -m "apiserver or cluster" -n 2 --dist loadfile -q --durations 10 $(ARGS)
 

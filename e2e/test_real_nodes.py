@@ -148,6 +148,12 @@ def test_pods_find_services_by_name_and_pods_on_the_other_node(
         assert "1 packets received" in answer
 
 
+def test_an_address_of_no_service_answers_nobody(running: clusters.Cluster) -> None:
+    # The host's own way out may lead to somebody who answers whatever the address.
+    script = "nc -w 5 10.96.255.254 80 </dev/null && echo answered || echo refused"
+    assert inside(running, "shell-node-0", script).strip() == "refused"
+
+
 def test_pods_reach_the_apiserver_as_a_service(running: clusters.Cluster) -> None:
     said = inside(running, "shell-node-1", "nc -w 3 kubernetes.default 443 </dev/null && echo open")
     assert said.strip() == "open"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from whipstaff.cluster import certificates, layout, networks, ports, probes
 
-SERVICE_CIDR = "10.96.0.0/16"
+SERVICE_CIDR = networks.SERVICES
 ISSUER = f"https://kubernetes.default.svc.{certificates.CLUSTER_DOMAIN}"
 BOOTSTRAP = "bootstrap"  # what waits for it starts when its users have their rights
 

@@ -30,6 +30,8 @@ _SUBNETS = ipaddress.IPv4Network("172.30.0.0/16")  # cut into a /24 a cluster
 _PODS = tuple(ipaddress.IPv4Network(f"10.{second}.0.0/16") for second in range(244, 256))
 _BROAD = 8  # a route for so much or more is somebody's way out: what is more specific may be used
 _FIRST_NODE = 2
+SERVICES = "10.96.0.0/16"  # what addresses of Services are taken from
+
 _FORWARDING = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
 _FORWARDED = RUN / "ip_forward"  # what was there before the first cluster
 _MTU = 1500
@@ -172,6 +174,8 @@ def _rules(network: Network, listens: Sequence[int]) -> list[list[str]]:
     rules = [
         ["-I", "FORWARD", "-i", bridge, *comment, "-j", "ACCEPT"],
         ["-I", "FORWARD", "-o", bridge, *comment, "-j", "ACCEPT"],
+        # To a Service without endpoints, which kube-proxy knows nothing of: not for anybody else.
+        ["-I", "FORWARD", "-i", bridge, "-d", SERVICES, *comment, "-j", "REJECT"],
         *(
             ["-t", "nat", "-A", "POSTROUTING", "-s", source, *outside]
             for source in (network.subnet, network.pods)

@@ -18,7 +18,7 @@ import pytest
 
 from whipstaff.node_agent import probing, provider
 from whipstaff.node_agent.probing import actions, checks, health, web
-from whipstaff.runtime import events, self_signing
+from whipstaff.runtime import events, tls
 
 Object = dict[str, Any]
 LOOPBACK = "127.0.0.1"

@@ -115,6 +115,14 @@ def test_a_sandbox_is_ready_with_an_address(
     assert found == provider.Sandbox("s1", 1, ready, ips, 1.0)
 
 
+def test_a_sandbox_that_was_cut_short_has_no_address() -> None:
+    network = pb.PodSandboxNetworkStatus(ip="10.0.0.1")
+    found = statuses.sandbox(
+        pb.PodSandboxStatus(id="s1", state=pb.SANDBOX_NOTREADY, network=network)
+    )
+    assert (found.ready, found.ips) == (False, ())
+
+
 def test_resources_are_what_is_set_in_the_words_that_were_asked_for() -> None:
     noted = {labels.RESOURCES: '{"requests":{"cpu":"0.1","memory":"64Mi"},"limits":{"cpu":"0.5"}}'}
     asked = {"requests": {"cpu": "0.1", "memory": "64Mi"}, "limits": {"cpu": "0.5"}}

@@ -52,15 +52,17 @@ def has_started(status: pb.ContainerStatus) -> bool:
 def sandbox(status: pb.PodSandboxStatus) -> provider.Sandbox:
     """A sandbox.
 
-    It is ready only with an address, unless its network is the node's.
+    It is ready only with an address, unless its network is the node's; and only as long as it is
+    ready does it have one: of a sandbox whose making was cut short nobody should hear.
     """
+    up = status.state == pb.SANDBOX_READY
     ips = _ips([status.network.ip, *(more.ip for more in status.network.additional_ips)])
     on_node = status.linux.namespaces.options.network == pb.NODE
     return provider.Sandbox(
         id=status.id,
         attempt=status.metadata.attempt,
-        ready=status.state == pb.SANDBOX_READY and (on_node or bool(ips)),
-        ips=ips,
+        ready=up and (on_node or bool(ips)),
+        ips=ips if up else (),
         created_at=status.created_at / _NANOSECONDS,
     )
 

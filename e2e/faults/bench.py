@@ -7,10 +7,12 @@ the test's. The agent runs in the host's network, which reaches the node's pods.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import pathlib
+import shutil
 import signal
 import ssl
 import subprocess
@@ -80,6 +82,8 @@ class Bench:
         agent = getattr(self, "_agent", None)
         if agent is not None:
             agent.stop(5)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(self.machine.log, self.folder)
         self.machine.stop()
         self.plane.stop()
 
@@ -245,6 +249,11 @@ class Bench:
         for kind in ("Deployment", "Job", "Pod"):
             path = f"{_PATHS[kind].format(namespace)}?propagationPolicy=Background"
             self.plane.request("DELETE", path)
+
+    def clear(self, namespace: str) -> None:
+        """Delete whatever pods are there still, without waiting for the node."""
+        path = f"{_PATHS['Pod'].format(namespace)}?gracePeriodSeconds=0"
+        self.plane.request("DELETE", path)
 
     def events(self, namespace: str, name: str) -> list[tuple[str, str]]:
         """Reason and text of all events about an object."""

@@ -67,11 +67,12 @@ def _of_conditions(old: Object, new: Object) -> Iterator[str]:
             continue
         if now.get("observedGeneration", 0) < was.get("observedGeneration", 0):
             yield f"observedGeneration of condition {kind} became smaller"
-        if (now.get("lastTransitionTime") or "") < (was.get("lastTransitionTime") or ""):
-            yield f"condition {kind} changed at {now['lastTransitionTime']}, before it did"
+        since, later = (each.get("lastTransitionTime") or "" for each in (was, now))
+        if later < since:
+            yield f"time of condition {kind} went back: {since}, {later}"
         if was["status"] == now["status"]:
-            if was.get("lastTransitionTime") != now.get("lastTransitionTime"):
-                yield f"condition {kind} is as it was, with another time of its change"
+            if since != later:
+                yield f"another time of condition {kind}, which is as it was"
         elif was["status"] == "True" and kind in _FOR_GOOD:
             yield f"condition {kind} was lost"
         elif was["status"] == "True" and kind == "Ready" and not leaving and _is_steady(new):
@@ -144,6 +145,7 @@ class Witness:
     """Follows the pods of a namespace from ``with`` on.
 
     Attributes:
+        forgiven: what isn't noted: beginnings of texts (those of `complaints`).
         found: what went backwards, by pod.
         last: each pod as it was seen last, by UID.
         gone: the UIDs of the pods that were deleted.
@@ -153,6 +155,7 @@ class Witness:
     def __init__(self, kubeconfig: pathlib.Path, namespace: str) -> None:
         self._kubeconfig = kubeconfig
         self._namespace = namespace
+        self.forgiven: tuple[str, ...] = ()
         self.found: dict[str, list[str]] = collections.defaultdict(list)
         self.last: dict[str, Object] = {}
         self.gone: set[str] = set()
@@ -209,7 +212,8 @@ class Witness:
         uid = pod["metadata"]["uid"]
         old = self.last.get(uid)
         if old is not None:
-            self.found[_key(pod)] += complaints(old, pod)
+            texts = complaints(old, pod)
+            self.found[_key(pod)] += [t for t in texts if not t.startswith(self.forgiven)]
         if kind == "DELETED":
             self.gone.add(uid)
             if old is not None and not _was_forced(old) and (running := _running(pod)):

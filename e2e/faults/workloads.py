@@ -158,8 +158,8 @@ class Churn:
         self._alone: list[str] = []
         self.jobs: list[str] = []
 
-    def begin(self) -> None:
-        """Make what is there all the time."""
+    def begin(self, *, crashing: int = 2, scaled: int = 2) -> None:
+        """Make what is there all the time, some of it in so many replicas."""
         ledger = self._bench.ledger
         for each in settings():
             self._create(each)
@@ -171,8 +171,9 @@ class Churn:
             ),
             volumes=[{"name": "scratch", "emptyDir": {}}],
         )
-        self._create(deployment("scaled", 2, web))
-        self._create(deployment("crashing", 2, spec(ledger, container("main", "sleep 1; exit 1"))))
+        self._create(deployment("scaled", scaled, web))
+        crash = spec(ledger, container("main", "sleep 1; exit 1"))
+        self._create(deployment("crashing", crashing, crash))
 
     def step(self) -> None:
         """Do one thing."""

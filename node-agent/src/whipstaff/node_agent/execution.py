@@ -155,11 +155,14 @@ class Executor:
     ) -> None:
         if run.state is not provider.State.EXITED:
             await self._stopper.stop(pod, life, run, 0.0, "killing")
-        await self._remove_run(life, run)
+        # Of the run before, its log is all that is left.
+        await self._remove_run(life, run, keep_log=True)
         life.errors.pop(run.name, None)
 
-    async def _remove_run(self, life: lifecycle.Life, run: provider.RuntimeContainer) -> None:
-        if self._host is not None:
+    async def _remove_run(
+        self, life: lifecycle.Life, run: provider.RuntimeContainer, *, keep_log: bool = False
+    ) -> None:
+        if self._host is not None and not keep_log:
             await self._host.delete_log(run)
         with metrics.timed("remove_container"):
             await self._runtime.remove(life.runtime, run)

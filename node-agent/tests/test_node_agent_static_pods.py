@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import pathlib
 import textwrap
 import uuid
@@ -190,6 +191,29 @@ def test_a_pods_own_limits_default_its_requests() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"containers": [{"name": "app", "image": "nginx", "ports": 80}]},
+        {"containers": [{"name": "app", "image": "nginx", "env": ["FOO"]}]},
+        {"containers": [{"name": "app", "image": "nginx", "resources": {"limits": ["1"]}}]},
+        {"volumes": [{"name": "data", "projected": "all"}]},
+    ],
+)
+def test_whatever_stands_where_something_else_should_is_no_manifest(change: Object) -> None:
+    with pytest.raises(static_manifests.ManifestError, match="couldn't parse as pod"):
+        parse(manifest(**change))
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_labels_and_annotations_are_texts(field: str) -> None:
+    for wrong in ({"a": 1}, {1: "a"}, ["a"], "a"):
+        document = manifest()
+        document["metadata"][field] = wrong
+        with pytest.raises(static_manifests.ManifestError):
+            parse(document)
+
+
 def test_a_directory_is_read_file_by_file(tmp_path: pathlib.Path) -> None:
     (tmp_path / "b.yaml").write_text(MANIFEST)
     (tmp_path / "a.yaml").write_text("{")
@@ -245,6 +269,22 @@ def statics(place: pathlib.Path, crew: Crew, api: Any = None, node: Any = None) 
     return static_pods.StaticPods(
         place, "node-0", lambda: node, api, crew, lambda uid: crew.told.append(f"mirrored {uid}")
     )
+
+
+async def test_a_directory_that_cannot_be_read_for_once_stops_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = Crew()
+    kept = statics(tmp_path, crew)
+    (tmp_path / "web.yaml").write_text(MANIFEST)
+    await kept.scan()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(static_manifests, "read", refuse)
+    await kept.scan()
+    assert crew.take() == ["add web-node-0"]
 
 
 async def test_files_that_come_change_and_go_are_pods_that_do(tmp_path: pathlib.Path) -> None:

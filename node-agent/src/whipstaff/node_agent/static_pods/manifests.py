@@ -107,6 +107,14 @@ def parse(content: bytes, source: str, node_name: str) -> Object:
         ManifestError: it can't be run; the text says why.
     """
     pod = _decoded(content, source)
+    try:
+        return _completed(pod, source, node_name)
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        # A text where there should be a list: nobody's mistake may stop the pods of others.
+        raise _unparsable(source, f"{type(error).__name__}: {error}") from error
+
+
+def _completed(pod: Object, source: str, node_name: str) -> Object:
     metadata, spec = pod["metadata"], pod["spec"]
     problems = list(_problems(pod))
     if problems:
@@ -115,7 +123,8 @@ def parse(content: bytes, source: str, node_name: str) -> Object:
     reference = api_reference(spec)
     if reference:
         raise ManifestError(f"{source}: static pods may not reference {reference}")
-    identity = metadata.get("uid") or _identity(pod, source, node_name)
+    identity = _identity(pod, source, node_name)
+    identity = metadata.get("uid") or identity
     metadata["uid"] = identity
     metadata["name"] = f"{metadata['name']}-{node_name.lower()}"
     metadata["namespace"] = metadata.get("namespace") or "default"
@@ -168,6 +177,12 @@ def _problems(pod: Object) -> Iterator[str]:
     if metadata.get("uid"):
         # It names directories and cgroups.
         yield from _name_problems("metadata.uid", metadata["uid"], _UID, 63)
+    for field_name in ("labels", "annotations"):
+        found = metadata.get(field_name) or {}
+        if not isinstance(found, dict) or not all(
+            isinstance(text, str) for pair in found.items() for text in pair
+        ):
+            yield f"metadata.{field_name}: Invalid value: not texts by their names"
     if not containers.regular(spec):
         yield "spec.containers: Required value"
     names: set[Any] = set()

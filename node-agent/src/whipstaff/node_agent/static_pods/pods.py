@@ -199,7 +199,12 @@ class StaticPods:
             thorough: whether the pod of a file that can't be read any more is to go; if not, it
                 may be in the middle of being written.
         """
-        found = await asyncio.to_thread(static_manifests.read, self._place, self._node_name)
+        try:
+            found = await asyncio.to_thread(static_manifests.read, self._place, self._node_name)
+        except OSError as error:
+            # What can't be looked at hasn't changed, as far as anybody knows.
+            _log.warning("manifests can't be read", path=str(self._place), error=str(error))
+            return
         for path, problem in found.problems.items():
             if self._files.problems.get(path) != problem:
                 _log.warning("a manifest can't be used", file=path, error=problem)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from whipstaff.node_agent.providers.cri import turns
 
 
@@ -37,6 +39,26 @@ async def test_what_completes_a_pod_goes_first() -> None:
     order = [("a", turns.BEGINNING), ("b", turns.BEGINNING), ("c", turns.FINISHING)]
     await asyncio.gather(*(work.do(name, urgency) for name, urgency in order))
     assert work.begun == ["a", "c", "b"]
+
+
+async def test_what_nobody_waits_for_goes_last_and_still_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Work(1)
+    order = [("a", turns.BEGINNING), ("b", turns.CLEANING), ("c", turns.BEGINNING)]
+    await asyncio.gather(*(work.do(name, urgency) for name, urgency in order))
+    assert work.begun == ["a", "c", "b"]
+    monkeypatch.setattr(turns, "_HEAD_START", 0.05)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+
+        async def keep_busy() -> None:
+            while "old" not in work.begun:
+                await work.do("new", turns.BEGINNING)
+
+        for _ in range(3):
+            group.create_task(keep_busy())
+        await asyncio.sleep(0)
+        await work.do("old", turns.CLEANING)
 
 
 async def test_who_takes_long_does_not_hold_up_the_others() -> None:

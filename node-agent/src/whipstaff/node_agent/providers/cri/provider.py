@@ -122,7 +122,7 @@ class Provider(provider.Provider):
         """Stop it and what is left in it."""
         uid = pod["metadata"]["uid"]
         with connection.failing(f'failed to "KillPodSandbox" for "{uid}" with KillPodSandboxError'):
-            async with self._turns.turn(turns.BEGINNING):
+            async with self._turns.turn(turns.FINISHING):
                 await self._sandboxes.stop(sandbox.id)
         self._known.sandbox_ended(sandbox.id)
         return dataclasses.replace(sandbox, ready=False)
@@ -227,7 +227,7 @@ class Provider(provider.Provider):
             self._known.forget(run.id)
 
     async def _remove_sandbox(self, sandbox_id: str) -> None:
-        async with self._turns.turn(turns.BEGINNING):
+        async with self._turns.turn(turns.CLEANING):
             await self._sandboxes.remove(sandbox_id)
 
     async def update_resources(

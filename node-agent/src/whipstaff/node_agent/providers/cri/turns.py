@@ -2,9 +2,10 @@
 
 Making a sandbox or starting a container keeps CPUs busy: many at once don't come sooner than a few
 after each other, all of them just come last. So only some are under way, those first that complete
-a pod: half of a burst of pods then runs when half of the work is done. Whoever takes long, waiting
-for a network or a disk and not for a CPU, doesn't hold up the others. Runs no loop; owns who waits.
-The kubelet has nothing like it and starts whatever there is.
+a pod's start or its end: half of a burst of pods then runs when half of the work is done. What is
+left of pods that are gone comes last, as nobody waits for it. Whoever takes long, waiting for a
+network or a disk and not for a CPU, doesn't hold up the others. Runs no loop; owns who waits. The
+kubelet has nothing like it and starts whatever there is.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 
-FINISHING, BEGINNING = 0, 1
+FINISHING, BEGINNING, CLEANING = range(3)
 
 # Seconds after which a place is given away though its holder goes on.
 _PATIENCE = 2.0
+# By so many seconds one urgency is ahead of the next: nobody waits for ever.
+_HEAD_START = 300.0
 _PLACES_PER_CPU = 2
 _LEAST_PLACES = 4
 
@@ -37,12 +40,16 @@ class Turns:
             places = max(_LEAST_PLACES, _PLACES_PER_CPU * len(os.sched_getaffinity(0)))
         self._free = places
         self._patience = patience
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
     @contextlib.asynccontextmanager
     async def turn(self, urgency: int) -> AsyncIterator[None]:
-        """Have a turn: the least urgency (a number) goes first, then who came first."""
+        """Have a turn: the least urgency (a number) goes first, then who came first.
+
+        Args:
+            urgency: `FINISHING`, `BEGINNING` or `CLEANING`.
+        """
         await self._take(urgency)
         held = [True]
 
@@ -63,8 +70,10 @@ class Turns:
         if self._free:
             self._free -= 1
             return
-        place = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._order), place))
+        loop = asyncio.get_running_loop()
+        place = loop.create_future()
+        due = loop.time() + urgency * _HEAD_START
+        heapq.heappush(self._waiting, (due, next(self._order), place))
         try:
             await place
         except asyncio.CancelledError:

@@ -13,6 +13,7 @@ On a provider whose containers run on this machine the agent also makes what the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ Object = objects.Object
 # How long statuses that are due when the agent stops have to reach the API.
 _DRAIN_SECONDS = 2.0
 _ASK_AGAIN_SECONDS = 1.0
+# How long static pods wait for the API, which knows more of the node.
+_API_PATIENCE = 5.0
 
 _log = logs.get("node_agent.agent")
 
@@ -138,6 +141,8 @@ class Agent:
         self.source = source.Source(api, self.nodes, self.crew, self.statics)
         self._node_informer = self._make_node_informer(api)
         self.taken_over = asyncio.Event()
+        self._statics_begun = asyncio.Event()
+        self._template = settings.template
 
     async def run(self) -> None:
         """Be the nodes, until cancelled.
@@ -219,17 +224,44 @@ class Agent:
     async def _work(self) -> None:
         if self.host is not None:
             await self.host.start()
-        await self.source.informer.synced.wait()
-        if self.statics is not None:
-            await self.statics.scan()
-        found = await self._found()
-        await self._images.start()
-        self.source.take_over(found)
-        self.taken_over.set()
         async with asyncio.TaskGroup() as group:
+            alone = self.statics is not None and not await self._hears_the_api()
+            if self.statics is not None and alone:
+                await self._begin_alone(self.statics)
+                group.create_task(self.crew.follow())
+            await self.source.informer.synced.wait()
+            if self.statics is not None and not alone:
+                await self.statics.scan()
+                self._statics_begun.set()
+            found = await self._found()
+            if not alone:
+                await self._images.start()
+            self.source.take_over(found)
+            self.taken_over.set()
             if self.host is not None:
                 group.create_task(self.host.sweep(lambda: {worker.uid for worker in self.crew}))
-            group.create_task(self.crew.follow())
+            if alone:
+                # What happened to these pods before they had workers was news to nobody.
+                self.crew.look_again()
+            else:
+                group.create_task(self.crew.follow())
+
+    async def _hears_the_api(self) -> bool:
+        """Whether the API tells in time which pods there are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_API_PATIENCE):
+                await self.source.informer.synced.wait()
+        return self.source.informer.synced.is_set()
+
+    async def _begin_alone(self, statics: static_pods.StaticPods) -> None:
+        """Start the static pods without the API: its server may be one of them."""
+        _log.warning("the API can't be reached; static pods start without it")
+        self.crew.expected = lambda node: nodes.initial(node, self._template, self._line.clock())
+        await statics.scan()
+        found = await self._found()
+        await self._images.start()
+        self.source.begin_alone(found)
+        self._statics_begun.set()
 
     async def _found(self) -> dict[str, provider.RuntimePod]:
         """What runs already; a runtime that can't say is asked again."""
@@ -241,7 +273,7 @@ class Agent:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     async def _follow_statics(self, statics: static_pods.StaticPods) -> None:
-        await self.taken_over.wait()
+        await self._statics_begun.wait()
         await statics.run()
 
     def _make_statics(

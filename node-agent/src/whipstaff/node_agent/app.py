@@ -32,12 +32,16 @@ from whipstaff.node_agent import (
 )
 from whipstaff.node_agent.eviction import signals as eviction_signals
 from whipstaff.node_agent.providers import addresses, simulated
-from whipstaff.runtime import client, config, errors, events, preflight, resources, serving
+from whipstaff.runtime import client, config, errors, events, logs, preflight, resources, serving
 
 USER_AGENT = "whipstaff-node-agent"
 
+_log = logs.get("node_agent.app")
+
 # Heartbeats give up on a request sooner than anything else: the next one is due.
 _BEAT_TIMEOUT = 10.0
+# Seconds that the API server has to come up; less where it may be a static pod of this node.
+_PATIENCE, _PATIENCE_WITH_STATIC_PODS = 10.0, 2.0
 _API_CONNECTIONS_BESIDE_WRITERS = 16
 
 # Of component-helpers' nodedeclaredfeatures. Not ExtendWebSocketsToKubelet: without it, streams
@@ -162,7 +166,7 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
         timeout=_BEAT_TIMEOUT,
     )
     async with api, beat_api:
-        await preflight.check(beat_api, access(plan.node_names))
+        await _check(plan, beat_api)
         recorder = events.Recorder(
             beat_api,
             reporting_controller="kubelet",
@@ -183,6 +187,24 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
             await _run(plan, parts, beat_api, sources, loops)
         finally:
             prometheus_client.REGISTRY.unregister(made)
+
+
+async def _check(plan: Plan, api: client.Client) -> None:
+    """See that the agent can work; without an API server only static pods can, and wait for it.
+
+    Raises:
+        errors.StartupError: it can't.
+    """
+    wait = _PATIENCE_WITH_STATIC_PODS if plan.settings.static_pods else _PATIENCE
+    try:
+        await preflight.check(api, access(plan.node_names), wait)
+    except errors.StartupError as error:
+        silent = isinstance(error.__cause__, errors.Unreachable)
+        if not (silent and plan.settings.static_pods):
+            raise
+        if isinstance(error.__cause__, errors.Untrusted):
+            raise
+        _log.warning("rights aren't checked", error=str(error))
 
 
 async def _run(

@@ -6,7 +6,8 @@ there at the start, so that the provider can take up what already runs before an
 and then one by one as they change.
 
 Static pods come from files and are told in the same way; their mirrors in the API are nobody's to
-run. Owns the informer; runs no loop of its own. Answers to ``pkg/kubelet/config``.
+run. Where the API can't be reached at the start, they start without it: it may be one of them. Owns
+the informer; runs no loop of its own. Answers to ``pkg/kubelet/config``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from whipstaff.runtime import client, informer, objects, resources
 Object = objects.Object
 
 _MIRROR = "mirror"
+_FILE = "file"
 
 
 class Source:
@@ -44,6 +46,7 @@ class Source:
         self._crew = crew
         self._mirrors = mirrors
         self._first: dict[str, Object] | None = {}
+        self._alone: Mapping[str, provider.RuntimePod] | None = None
         only = next(iter(fleet)) if len(fleet) == 1 else None
         self.informer = informer.Informer(
             api,
@@ -53,6 +56,23 @@ class Source:
         )
         self.informer.add_handler(self)
 
+    def begin_alone(self, found: Mapping[str, provider.RuntimePod]) -> None:
+        """Start with the static pods, while nobody knows what the API has.
+
+        Args:
+            found: what the provider's `list` has, by UID.
+        """
+        assert self._first is not None
+        self._alone = found
+        for uid, record in list(self._first.items()):
+            if _FILE in record:
+                del self._first[uid]
+                self.on_add(record)
+
+    def _waits(self, record: Object) -> bool:
+        """Whether a pod is to be met with all the others."""
+        return self._first is not None and not (self._alone is not None and _FILE in record)
+
     def take_over(self, found: Mapping[str, provider.RuntimePod]) -> None:
         """Start with what was there when the informer had synced.
 
@@ -61,8 +81,9 @@ class Source:
         """
         assert self._first is not None
         first, self._first = self._first, None
+        self._alone = None
         for uid, stray in found.items():
-            if uid not in first:
+            if uid not in first and self._crew.get(uid) is None:
                 self._crew.orphan(next(iter(self._fleet.values())), stray)
         crew = [self._meet(record, found.get(uid)) for uid, record in first.items()]
         for worker in sorted(crew, key=_age):
@@ -74,10 +95,10 @@ class Source:
             self._show_mirror(record)
             return
         uid = record["metadata"]["uid"]
-        if self._first is not None:
+        if self._first is not None and self._waits(record):
             self._first[uid] = record
         elif self._crew.get(uid) is None:
-            self._crew.wake(self._meet(record, None))
+            self._crew.wake(self._meet(record, (self._alone or {}).get(uid)))
         else:
             self._crew.update(record)
 
@@ -85,7 +106,7 @@ class Source:
         """A pod has changed."""
         if _MIRROR in record:
             self._show_mirror(record)
-        elif self._first is not None:
+        elif self._first is not None and self._waits(record):
             self._first[record["metadata"]["uid"]] = record
         else:
             self._crew.update(record)
@@ -95,7 +116,7 @@ class Source:
         if _MIRROR in record:
             if self._mirrors is not None:
                 self._mirrors.mirror_gone(record[_MIRROR])
-        elif self._first is not None:
+        elif self._first is not None and self._waits(record):
             self._first.pop(record["metadata"]["uid"], None)
         else:
             self._crew.remove(record)
@@ -148,4 +169,5 @@ def _pack(pod: Object) -> Object:
     """A record of a pod that the API has never seen, and so no version of it."""
     packed = records.pack(copy.deepcopy(pod))
     packed["metadata"]["resourceVersion"] = "0"
+    packed[_FILE] = True
     return packed

@@ -77,6 +77,7 @@ class Workers:
     Attributes:
         statics: the static pods; None where there are none.
         refusals: say why the node takes no pod such as this one now, whatever room there is.
+        expected: how a node will look in the API; None where pods wait until it is there.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Workers:
     ) -> None:
         self.statics: static_pods.StaticPods | None = None
         self.refusals: list[Callable[[Object], admission.Rejection | None]] = []
+        self.expected: Callable[[nodes.Node], Object] | None = None
         self._preemptor = preemptor.Preemptor(events, self.end, self._has_ended)
         self._runtime = runtime
         self._executor = executor
@@ -253,9 +255,13 @@ class Workers:
                 except Exception:  # noqa: BLE001 (the node goes on)
                     _log.exception("the runtime's events broke off")
                 await asyncio.sleep(_AFTER_BREAK)
-                for worker in self._workers.values():
-                    worker.stale = True
-                    self.wake(worker)
+                self.look_again()
+
+    def look_again(self) -> None:
+        """Have every worker ask the provider what is there: news may have been lost."""
+        for worker in self._workers.values():
+            worker.stale = True
+            self.wake(worker)
 
     async def _review_all(self) -> None:
         """Have each pod decided about anew from time to time, as if there were news."""
@@ -362,6 +368,7 @@ class Workers:
                 raise
             if not worker.interrupted:
                 worker.stale = True
+                worker.dirty = False
                 self._wake_at(worker, self._line.clock() + _AFTER_MISTAKE)
                 raise
             task = asyncio.current_task()
@@ -528,7 +535,11 @@ class Workers:
     async def _admit(self, worker: Worker) -> bool:
         """Let the node have its say; False for a pod that must wait for it."""
         node = worker.node
-        if node.object is None:
+        known = node.object
+        if known is None and worker.static and self.expected is not None:
+            # The API server may be what is to start here.
+            known = self.expected(node)
+        if known is None:
             self._unregistered.setdefault(node.name, []).append(worker)
             return False
         with _busy(worker):
@@ -536,7 +547,7 @@ class Workers:
                 pod = worker.load()
                 rejection = None
                 if not (objects.is_terminating(pod) or worker.life.orphaned):
-                    rejection = await self._rejection(worker, pod, node.object)
+                    rejection = await self._rejection(worker, pod, known)
         worker.admitted = True
         if rejection is None:
             return True

@@ -39,6 +39,37 @@ async def test_volumes_that_should_have_been_renewed_are_not_tried_without_a_pau
     assert worker.life.runtime.running()
 
 
+async def test_volumes_that_failed_are_not_tried_again_for_every_other_news(
+    crew: crews.Crew,
+) -> None:
+    # With an API server that swallows what it is asked, each try takes half a minute.
+    assert crew.host is not None
+    crew.host.trouble = hosting.UnpreparedError("FailedMount", ["no"], 30.0, missing=False)
+    worker = crew.meet(make.pod(), make.runtime(make.run()))
+    await crew.rest(worker)
+    assert crew.host.mounted == 1
+    for _ in range(3):
+        crew.workers.probed(worker.uid)
+        await crew.rest(worker)
+    assert crew.host.mounted == 1
+    assert [reason for reason, _ in crew.events.told] == ["FailedMount"]
+    crew.workers.referred(worker.uid)
+    await crew.rest(worker)
+    assert crew.host.mounted == 2
+
+
+async def test_nothing_starts_while_volumes_are_missing(crew: crews.Crew) -> None:
+    assert crew.host is not None
+    crew.host.trouble = hosting.UnpreparedError("FailedMount", ["no"], 0.1)
+    worker = crew.meet(make.pod(), make.runtime())
+    for _ in range(3):
+        await crew.rest(worker)
+        assert crew.runtime.calls == []
+        crew.workers.probed(worker.uid)
+    crew.host.trouble = None
+    await until(lambda: "start_container" in crew.runtime.calls)
+
+
 async def test_news_that_come_while_the_runtime_is_asked_what_is_there_count(
     crew: crews.Crew,
 ) -> None:

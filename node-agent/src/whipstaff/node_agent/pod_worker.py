@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from whipstaff.node_agent import admission, lifecycle, nodes, records, timeline
+from whipstaff.node_agent import admission, hosting, lifecycle, nodes, records, timeline
 from whipstaff.runtime import objects
 
 Object = objects.Object
@@ -40,6 +40,7 @@ class Worker:
         stale: the provider's news were lost, it must be asked what is there.
         static: it comes from a file; the API only has its mirror.
         remount: its volumes may not be what its object and those that it refers to say.
+        trouble: what kept them from that, and until when that counts.
         cleaned: nothing is left of what this machine had made for it.
         busy: an operation is under way, which may be `interrupted`.
         acting: it is one on what runs, and may take long.
@@ -70,6 +71,7 @@ class Worker:
     static: bool = False
     last_status: Object | None = None
     remount: bool = True
+    trouble: tuple[hosting.UnpreparedError, float] | None = None
     cleaned: bool = True
     busy: bool = False
     acting: bool = False

@@ -202,6 +202,7 @@ class Workers:
         worker = self._workers.get(uid)
         if worker is not None:
             worker.remount = True
+            worker.trouble = None
             worker.life.errors.clear()
             self.wake(worker)
 
@@ -406,6 +407,7 @@ class Workers:
         if worker.changed:
             worker.changed = False
             worker.remount = True
+            worker.trouble = None
             self._runtime.refresh(pod)
             self._notice(worker, pod)
         if not (worker.admitted or life.orphaned):
@@ -447,15 +449,14 @@ class Workers:
         if not terminating and life.runtime.sandbox is not None:
             with _busy(worker):
                 trouble = await self._remount(worker, pod, self._host)
-            now = self._line.clock()
             if trouble is not None:
                 # What should have been renewed by now waits for that, too.
-                due.append(now + trouble.retry_in)
+                due.append(trouble[1])
+                if trouble[0].missing:
+                    # Nothing starts on volumes that aren't there.
+                    operations = [o for o in operations if not isinstance(o, steps.StartContainer)]
             elif (renewal := self._host.refresh_at(worker.uid)) is not None:
-                due.append(max(renewal, now + _BETWEEN_RENEWALS))
-            if trouble is not None and trouble.missing:
-                # Nothing starts on volumes that aren't there.
-                operations = [o for o in operations if not isinstance(o, steps.StartContainer)]
+                due.append(max(renewal, self._line.clock() + _BETWEEN_RENEWALS))
             operations = [*await self._resize(worker, pod, self._host), *operations]
             due.append(self._host.resizer.retry_at(worker.uid))
         await self._execute(worker, pod, operations)
@@ -477,19 +478,32 @@ class Workers:
 
     async def _remount(
         self, worker: Worker, pod: Object, host: hosting.Host
-    ) -> hosting.UnpreparedError | None:
-        """Bring a pod's volumes up to date if they may not be; what kept them from it."""
+    ) -> tuple[hosting.UnpreparedError, float] | None:
+        """Bring a pod's volumes up to date if they may not be.
+
+        Returns what keeps them from it, and when to try again: not for every other news, as with an
+        API server that swallows what it is asked each try takes a while.
+        """
+        now = self._line.clock()
+        if worker.trouble is not None and 0 < worker.trouble[1] - now <= worker.trouble[0].retry_in:
+            return worker.trouble
         due = host.refresh_at(worker.uid)
-        if not worker.remount and (due is None or due > self._line.clock()):
+        if not worker.remount and (due is None or due > now):
             return None
         worker.remount = False
+        worker.trouble = None
         try:
             await host.mount(pod, host.pod_ips(pod, worker.life.runtime.sandbox))
         except hosting.UnpreparedError as error:
-            worker.remount = True
             for note in error.notes:
                 self._events.report(pod, "Warning", error.reason, note)
-            return error
+            if not worker.remount:
+                worker.trouble = error, self._line.clock() + error.retry_in
+            worker.remount = True
+            return worker.trouble or (error, self._line.clock())
+        except BaseException:
+            worker.remount = True
+            raise
         return None
 
     async def _finish(self, worker: Worker) -> None:

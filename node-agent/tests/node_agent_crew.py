@@ -37,6 +37,7 @@ class Runtime(provider.Provider):
         news: what `events` tells.
         calls: the verbs, as they came.
         gates: verbs that wait until somebody sets their event.
+        away: no verb is answered.
     """
 
     name = "test"
@@ -47,9 +48,12 @@ class Runtime(provider.Provider):
         self.news: asyncio.Queue[provider.RuntimeEvent | Exception] = asyncio.Queue()
         self.calls: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
+        self.away = False
 
     async def _pass(self, verb: str) -> None:
         self.calls.append(verb)
+        if self.away:
+            raise provider.ProviderError("connection refused")
         if verb in self.gates:
             await self.gates[verb].wait()
 

@@ -185,6 +185,23 @@ async def test_whatever_breaks_the_news_off_does_not_end_the_agent(
     following.cancel()
 
 
+async def test_a_runtime_that_is_away_is_asked_once_and_not_by_everybody(
+    crew: crews.Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_AFTER_BREAK", 0.02)
+    for name in ("one", "two", "three"):
+        await crew.rest(crew.meet(make.pod(name), make.runtime(make.run(), name=name)))
+    crew.runtime.away = True
+    following = asyncio.create_task(crew.workers.follow())
+    await crew.runtime.news.put(provider.ProviderError("the socket is gone"))
+    await asyncio.sleep(0.2)
+    assert 3 < crew.runtime.calls.count("list") < 15
+    crew.runtime.away = False
+    crew.runtime.calls.clear()
+    await until(lambda: crew.runtime.calls.count("list") == 4)
+    following.cancel()
+
+
 async def test_a_worker_that_was_broken_off_by_nobody_wakes_up_again(
     crew: crews.Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:

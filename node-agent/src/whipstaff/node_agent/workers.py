@@ -255,8 +255,19 @@ class Workers:
                     _log.warning("the runtime's events broke off", error=str(error))
                 except Exception:  # noqa: BLE001 (the node goes on)
                     _log.exception("the runtime's events broke off")
-                await asyncio.sleep(_AFTER_BREAK)
+                await self._wait_for_runtime()
                 self.look_again()
+
+    async def _wait_for_runtime(self) -> None:
+        """Wait until the provider answers again, so that not every worker finds out by itself."""
+        while True:
+            await asyncio.sleep(_AFTER_BREAK)
+            try:
+                await self._runtime.list()
+            except Exception as error:  # noqa: BLE001 (the node goes on)
+                _log.debug("the runtime is away", error=str(error))
+            else:
+                return
 
     def look_again(self) -> None:
         """Have every worker ask the provider what is there: news may have been lost."""

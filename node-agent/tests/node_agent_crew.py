@@ -38,6 +38,7 @@ class Runtime(provider.Provider):
         calls: the verbs, as they came.
         gates: verbs that wait until somebody sets their event.
         away: no verb is answered.
+        stubborn: the containers that `stop_container` can't stop, by name.
     """
 
     name = "test"
@@ -49,6 +50,7 @@ class Runtime(provider.Provider):
         self.calls: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.away = False
+        self.stubborn: set[str] = set()
 
     async def _pass(self, verb: str) -> None:
         self.calls.append(verb)
@@ -67,6 +69,9 @@ class Runtime(provider.Provider):
         await self._pass("stop_sandbox")
         stopped = make.sandbox(attempt=sandbox.attempt, ready=False)
         self._put(pod, lambda found: found.with_sandbox(stopped))
+        for run in self.there[pod["metadata"]["uid"]].running():
+            killed = make.run(run.name, "exited", run.attempt, id=run.id, exit_code=137)
+            self.news.put_nowait(provider.RuntimeEvent(pod["metadata"]["uid"], killed))
         return stopped
 
     async def start_container(
@@ -81,6 +86,8 @@ class Runtime(provider.Provider):
         self, pod: Object, container: provider.RuntimeContainer, grace: float
     ) -> provider.RuntimeContainer:
         await self._pass("stop_container")
+        if container.name in self.stubborn:
+            raise provider.ProviderError(f"{container.name} goes on running")
         run = make.run(container.name, "exited", container.attempt, id=container.id, exit_code=137)
         self._put(pod, lambda found: found.with_container(run))
         return run

@@ -140,6 +140,28 @@ async def test_a_pod_that_is_being_stopped_shows_that_it_is_ready_no_longer(
     assert crew.reporter.finished == {worker.uid}
 
 
+async def test_a_container_that_cannot_be_stopped_goes_with_its_sandbox(
+    crew: crews.Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_AFTER_MISTAKE", 0.3)
+    sidecar = make.container("proxy", restartPolicy="Always")
+    pod = make.pod(
+        initContainers=[sidecar],
+        deletionTimestamp="2026-01-02T03:04:06Z",
+        deletionGracePeriodSeconds=1,
+    )
+    crew.runtime.stubborn = {"app"}
+    worker = crew.meet(pod, make.runtime(make.run(), make.run("proxy")))
+    following = asyncio.create_task(crew.workers.follow())
+    await crew.rest(worker)
+    assert [run.name for run in worker.life.runtime.running()] == ["app"]
+    # Not before it has had its time: it may be the runtime that is away for a moment.
+    assert "stop_sandbox" not in crew.runtime.calls
+    await until(lambda: bool(crew.reporter.finished))
+    following.cancel()
+    assert "FailedKillPod" in [reason for reason, _ in crew.events.told]
+
+
 async def test_what_the_api_answers_may_open_a_readiness_gate(crew: crews.Crew) -> None:
     gate = "example.org/balanced"
     pod = make.pod(readinessGates=[{"conditionType": gate}])

@@ -29,6 +29,8 @@ Object = objects.Object
 
 # A container is never killed without this much warning.
 _LEAST_WARNING = 2.0
+# A failed attempt to stop a pod is followed by the next within this many seconds.
+_SAME_ATTEMPT = 60.0
 
 _log = logs.get("node_agent.stopping")
 
@@ -55,31 +57,59 @@ class Stopper:
         self._line = line
         self._host = host
         self._killing: set[str] = set()
+        # When stopping a pod began, and when that failed the last time, by UID.
+        self._tried: dict[str, tuple[float, float]] = {}
 
     def forget(self, runtime: provider.RuntimePod) -> None:
         """Forget a pod's containers."""
         self._killing.difference_update(run.id for run in runtime.containers)
+        self._tried.pop(runtime.uid, None)
 
     async def stop_pod(self, pod: Object, life: lifecycle.Life, grace: float) -> None:
         """Stop the containers, group after group, then the sandboxes.
 
+        A container that can't be stopped keeps nobody else from it. Once the grace period is over,
+        the sandbox is stopped all the same, which takes along what is left in it.
+
         Raises:
-            provider.ProviderError: something couldn't be stopped.
+            provider.ProviderError: something couldn't be stopped; another try goes on from there.
         """
-        ends_at = self._line.clock() + grace
+        uid = life.runtime.uid
+        now = self._line.clock()
+        began, failed_at = self._tried.pop(uid, (now, now))
+        if now - failed_at > _SAME_ATTEMPT:
+            began = now
+        ends_at = began + grace
         running = {run.name: run for run in reversed(life.runtime.running())}
-        try:
-            for names in steps.stop_order(pod["spec"], list(running)):
-                left = ends_at - self._line.clock()
-                await self._stop_group(pod, life, [running[name] for name in names], left)
-            for sandbox in life.runtime.sandboxes:
-                if sandbox.ready:
-                    with metrics.timed("stop_podsandbox"):
-                        stopped = await self._runtime.stop_sandbox(pod, sandbox)
-                    life.runtime = life.runtime.with_sandbox(stopped)
-        except provider.ProviderError as error:
-            self._events.report(pod, "Warning", "FailedKillPod", f"error killing pod: {error}")
-            raise
+        failures: list[provider.ProviderError] = []
+        for names in steps.stop_order(pod["spec"], list(running)):
+            left = ends_at - self._line.clock()
+            group = [running[name] for name in names]
+            failures += await self._stop_group(pod, life, group, left)
+        if not failures or self._line.clock() >= ends_at:
+            failures += await self._stop_sandboxes(pod, life)
+        if failures:
+            self._tried[uid] = began, self._line.clock()
+            note = f"error killing pod: {failures[0]}"
+            self._events.report(pod, "Warning", "FailedKillPod", note)
+            raise failures[0]
+
+    async def _stop_sandboxes(
+        self, pod: Object, life: lifecycle.Life
+    ) -> list[provider.ProviderError]:
+        """Stop the sandboxes; what couldn't be."""
+        failures = []
+        for sandbox in life.runtime.sandboxes:
+            if not sandbox.ready:
+                continue
+            try:
+                with metrics.timed("stop_podsandbox"):
+                    stopped = await self._runtime.stop_sandbox(pod, sandbox)
+            except provider.ProviderError as error:
+                failures.append(error)
+            else:
+                life.runtime = life.runtime.with_sandbox(stopped)
+        return failures
 
     async def stop(
         self,
@@ -123,17 +153,18 @@ class Stopper:
         life: lifecycle.Life,
         group: Sequence[provider.RuntimeContainer],
         grace: float,
-    ) -> None:
+    ) -> list[provider.ProviderError]:
+        """Stop containers together; what couldn't be."""
         stops = [
             self.stop(pod, life, run, grace, f"Stopping container {run.name}") for run in group
         ]
-        if len(stops) == 1:
-            await stops[0]
-            return
-        results = await asyncio.gather(*stops, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
+        failures = []
+        for result in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(result, provider.ProviderError):
+                failures.append(result)
+            elif isinstance(result, BaseException):
                 raise result
+        return failures
 
     async def _before_stop(
         self, pod: Object, life: lifecycle.Life, run: provider.RuntimeContainer, grace: float

@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-nodes conformance soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-nodes conformance faults soak requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench-nodes: setup ## The node agent against the stock kubelet, on one node with
 
 conformance: setup ## Upstream's tests on two nodes with containers (FOCUS=... SKIP=... NODES=2)
 	@$(BIN)/python -m e2e.conformance --nodes $(or $(NODES),2) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(ARGS)
+
+faults: setup ## A node whose agent is killed 100 times, whose disk fills up, whose API server is away ...
+	@$(BIN)/pytest e2e/faults -m cluster --full $(ARGS)
 
 soak: setup ## 5,000 pods onto 1,000 nodes while components are killed
 	@$(BIN)/pytest e2e/test_soak.py -m cluster --full $(ARGS)

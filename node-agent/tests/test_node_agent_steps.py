@@ -229,6 +229,18 @@ def test_a_container_that_ran_for_long_is_restarted_at_once() -> None:
     assert operation.backoff == containers.Backoff("nginx/None", 10, make.NOW)
 
 
+def test_nothing_waits_for_a_clock_that_was_put_back() -> None:
+    now = make.NOW - 3600
+    ended = make.runtime(make.run(state="exited", exit_code=1, finished_at=make.NOW))
+    waits = steps.Waits({"app": containers.Backoff("nginx/None", 300, make.NOW)})
+    assert kinds(step(make.pod(), ended, waits)) == ["BackOff"]
+    assert starts(step(make.pod(), ended, waits, now)) == ["app"]
+    waits = steps.Waits(retries={"app": make.NOW + 300, steps.SANDBOX: make.NOW + 300})
+    assert starts(step(make.pod(), ended, waits)) == []
+    assert starts(step(make.pod(), ended, waits, now)) == ["app"]
+    assert kinds(step(make.pod(), make.nothing(), waits, now))[0] == "CreateSandbox"
+
+
 def test_another_image_is_tried_at_once() -> None:
     old = containers.Backoff("broken/None", 160, make.NOW)
     ended = make.run(state="exited", exit_code=1, finished_at=make.NOW)

@@ -26,6 +26,9 @@ EXITED = provider.State.EXITED
 
 SANDBOX = ""
 
+# Longer than any back-off, in seconds.
+_LONGEST_WAIT = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class KillPod:
@@ -129,7 +132,7 @@ def next_step(pod: Object, runtime: provider.RuntimePod, waits: Waits, now: floa
     elif not plan.kill_pod:
         operations.extend(plan.stop)
     if plan.sandbox is not None:
-        if waits.retries.get(SANDBOX, 0.0) > now:
+        if _is_ahead(waits.retries.get(SANDBOX, 0.0), now):
             return Step(tuple(operations), waits.retries[SANDBOX])
         operations.append(plan.sandbox)
         # A new sandbox starts from the beginning: what ran in the old one is history.
@@ -371,7 +374,7 @@ def _add_starts(
         if isinstance(operation, BackOff):
             operations.append(operation)
             ends.append(operation.until)
-        elif retry_at > now:
+        elif _is_ahead(retry_at, now):
             ends.append(retry_at)
         else:
             operations.append(operation)
@@ -398,10 +401,15 @@ def _start(
     finished_at = ended[0].finished_at
     if backoff is not None and backoff.key == containers.backoff_key(definition):
         until = backoff.until(finished_at)
-        if now < until:
+        if _is_ahead(until, now):
             return BackOff(name, backoff.delay, until)
     following = containers.next_backoff(backoff, definition, finished_at, now)
     return StartContainer(kind, name, attempt, following)
+
+
+def _is_ahead(when: float, now: float) -> bool:
+    """Whether it is too early; not where nothing waits that long and so the clock was put back."""
+    return now < when <= now + _LONGEST_WAIT
 
 
 def crash_loop(pod: Object, operation: BackOff) -> container_statuses.StartError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -41,6 +42,7 @@ class Runtime(services.RuntimeServiceServicer, events_pb2_grpc.EventsServicer):
         self.asked: list[str] = []
         self.requests: list[Any] = []
         self.ready = True
+        self.clings = False
 
     async def Version(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.VersionResponse(runtime_name=self.name, runtime_version=self.version)
@@ -115,6 +117,17 @@ class Runtime(services.RuntimeServiceServicer, events_pb2_grpc.EventsServicer):
 
     async def StopContainer(self, request: Any, context: Any) -> Any:  # noqa: N802
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such container")
+
+    async def StopPodSandbox(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.append("StopPodSandbox")
+        return pb.StopPodSandboxResponse()
+
+    async def RemovePodSandbox(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.append("RemovePodSandbox")
+        if self.clings:
+            self.clings = False
+            await context.abort(grpc.StatusCode.UNKNOWN, "sandbox is not fully stopped")
+        return pb.RemovePodSandboxResponse()
 
     async def GetContainerEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
         if not self.has_events:
@@ -272,6 +285,31 @@ async def test_a_container_that_nobody_knows_has_ended_somehow(agent: cri.Provid
     assert (stopped.id, stopped.state, stopped.exit_code) == (run.id, EXITED, 137)
     assert stopped.reason == "ContainerStatusUnknown"
     assert stopped.message == "The container could not be located when the pod was terminated"
+
+
+async def test_a_sandbox_is_stopped_once_before_it_is_removed(
+    agent: cri.Provider, runtime: Runtime
+) -> None:
+    pod, sandbox = make.pod(), dataclasses.replace(make.sandbox(), id="s1")
+    await agent.stop_sandbox(pod, sandbox)
+    await agent.remove(provider.RuntimePod("uid-web", "shop", "web", (sandbox,)))
+    verbs = [verb for verb in runtime.asked if verb.endswith("PodSandbox") and "List" not in verb]
+    assert verbs == ["StopPodSandbox", "RemovePodSandbox"]
+
+
+async def test_a_sandbox_that_may_not_be_stopped_is_stopped_before_it_is_removed(
+    agent: cri.Provider, runtime: Runtime
+) -> None:
+    pod, sandbox = make.pod(), dataclasses.replace(make.sandbox(), id="s1")
+    of_pod = provider.RuntimePod("uid-web", "shop", "web", (sandbox,))
+    await agent.remove(of_pod)
+    assert runtime.asked[-2:] == ["StopPodSandbox", "RemovePodSandbox"]
+    await agent.stop_sandbox(pod, sandbox)
+    runtime.clings = True
+    with pytest.raises(provider.ProviderError, match="not fully stopped"):
+        await agent.remove(of_pod)
+    await agent.remove(of_pod)
+    assert runtime.asked[-2:] == ["StopPodSandbox", "RemovePodSandbox"]
 
 
 async def test_a_runtime_says_what_it_can(agent: cri.Provider, runtime: Runtime) -> None:

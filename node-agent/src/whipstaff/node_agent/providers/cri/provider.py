@@ -125,6 +125,7 @@ class Provider(provider.Provider):
             async with self._turns.turn(turns.FINISHING):
                 await self._sandboxes.stop(sandbox.id)
         self._known.sandbox_ended(sandbox.id)
+        self._known.stopped.add(sandbox.id)
         return dataclasses.replace(sandbox, ready=False)
 
     # Containers.
@@ -228,7 +229,10 @@ class Provider(provider.Provider):
 
     async def _remove_sandbox(self, sandbox_id: str) -> None:
         async with self._turns.turn(turns.CLEANING):
-            await self._sandboxes.remove(sandbox_id)
+            stopped = sandbox_id in self._known.stopped
+            # Only once: if that wasn't all, the next time does all of it.
+            self._known.stopped.discard(sandbox_id)
+            await self._sandboxes.remove(sandbox_id, stopped=stopped)
 
     async def update_resources(
         self, pod: Object, container: provider.RuntimeContainer, definition: Object

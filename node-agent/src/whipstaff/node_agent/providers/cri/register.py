@@ -41,9 +41,14 @@ class Exit:
 
 
 class Register:
-    """The sandboxes and containers that are known."""
+    """The sandboxes and containers that are known.
+
+    Attributes:
+        stopped: the sandboxes that the runtime was told to stop, and did.
+    """
 
     def __init__(self) -> None:
+        self.stopped: set[str] = set()
         self.containers: dict[str, Record] = {}
         self.sandboxes: dict[str, tuple[str, provider.Sandbox]] = {}
         self._exits: OrderedDict[str, Exit] = OrderedDict()
@@ -132,6 +137,7 @@ class Register:
         for record in [r for r in self.containers.values() if r.run.sandbox_id == sandbox_id]:
             self.forget(record.run.id)
         self._exits.pop(sandbox_id, None)
+        self.stopped.discard(sandbox_id)
         return self.sandboxes.pop(sandbox_id, ("", None))[0]
 
     def _ended(

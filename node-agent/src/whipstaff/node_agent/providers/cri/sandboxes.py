@@ -128,14 +128,20 @@ class Sandboxes:
             )
         )
 
-    async def remove(self, sandbox_id: str) -> None:
+    async def remove(self, sandbox_id: str, *, stopped: bool = False) -> None:
         """Remove a sandbox and all containers in it; one that is gone is fine.
+
+        Args:
+            sandbox_id: which.
+            stopped: whether it is known that `stop` was done with it.
 
         Raises:
             grpc.aio.AioRpcError: it couldn't be removed.
         """
-        # It should have been stopped: this gives back its network in case that it wasn't.
-        await self.stop(sandbox_id)
+        if not stopped:
+            # It should have been: this gives back its network in case that it wasn't. Not done
+            # twice, as containerd runs all network plugins again.
+            await self.stop(sandbox_id)
         request = pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
         await connection.when_settled(
             lambda: self._runtime.RemovePodSandbox(request, timeout=connection.TIMEOUT)

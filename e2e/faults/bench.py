@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import pathlib
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -21,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from whipstaff.cluster import images, machines, ports, processes, testing
+from whipstaff.cluster import groups, images, machines, ports, processes, testing
 from whipstaff.runtime import errors
 
 Object = dict[str, Any]
@@ -50,11 +48,12 @@ class Bench:
         plane: etcd, kube-apiserver and kube-controller-manager.
         root: the agent's root directory, for the next start.
         configuration: the agent's, for the next start.
-        ledger: a folder that pods mount to note each start of a container.
+        ledger: a folder that pods mount to note each start of a container; each trial has its own.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
+        self._agent: processes.Process | None = None
         self.machine = machines.Machine.start(
             folder / "machine", NODE, [images.archive("pause"), images.archive("busybox")]
         )
@@ -66,11 +65,9 @@ class Bench:
             self.close()
             raise
         self.root = self.machine.place.agent
-        self.ledger = folder / "ledger"
-        self.ledger.mkdir()
+        self.ledger = folder
         self.configuration: Object = {}
         self.agents = 0
-        self._agent: processes.Process | None = None
         self._kubeconfig = self.plane.issue_kubeconfig(f"system:node:{NODE}", ["system:nodes"])
         (self._port,) = ports.scratch(1)
         self._context = ssl.create_default_context()
@@ -79,9 +76,7 @@ class Bench:
 
     def close(self) -> None:
         """End everything, and remove the machine."""
-        agent = getattr(self, "_agent", None)
-        if agent is not None:
-            agent.stop(5)
+        self.stop_agent()
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(self.machine.log, self.folder)
         self.machine.stop()
@@ -145,6 +140,18 @@ class Bench:
         """Wait until the agent says that it is well."""
         eventually(self._serves, seconds=60, text="the agent serves")
 
+    @contextlib.contextmanager
+    def agent(
+        self, configuration: Object | None = None, environ: Mapping[str, str] | None = None
+    ) -> Iterator[None]:
+        """An agent of this configuration, while it lasts; whoever follows it is ended as well."""
+        self.configuration = configuration or {}
+        try:
+            self.start_agent(environ=environ)
+            yield
+        finally:
+            self.stop_agent()
+
     def kill_agent(self) -> None:
         """SIGKILL, and wait until it is gone."""
         assert self._agent is not None
@@ -153,10 +160,10 @@ class Bench:
         self._agent = None
 
     def stop_agent(self) -> None:
-        """SIGTERM, and wait until it is gone."""
-        assert self._agent is not None
-        self._agent.stop(30)
-        self._agent = None
+        """SIGTERM, and wait until it is gone; nothing where there is none."""
+        if self._agent is not None:
+            self._agent.stop(30)
+            self._agent = None
 
     def _serves(self) -> bool:
         assert self._agent is not None
@@ -292,14 +299,14 @@ class Bench:
         time.sleep(away)
         self.machine.start_containerd()
 
-    def processes_of(self, uid: str) -> Iterator[int]:
-        """The processes in a pod's group, by cgroup v1's or v2's files."""
-        seen = set()
-        for file in pathlib.Path("/sys/fs/cgroup").glob(f"**{self.machine.cgroup}/**/*{uid}*"):
-            for procs in (file / "cgroup.procs", *file.glob("*/cgroup.procs")):
-                if procs.exists():
-                    seen.update(int(line) for line in procs.read_text().split())
-        yield from seen
+    def pids(self, uid: str) -> int:
+        """How many processes and threads a pod has, as the kernel counts them."""
+        for root, _ in groups.hierarchies():
+            top = pathlib.Path(f"{root}{self.machine.cgroup}/kubepods")
+            for file in (*top.glob(f"*/pod{uid}/pids.current"), top / f"pod{uid}/pids.current"):
+                if file.exists():
+                    return int(file.read_text())
+        return 0
 
 
 def eventually(what: Callable[[], object], *, seconds: float, text: str) -> None:
@@ -308,8 +315,3 @@ def eventually(what: Callable[[], object], *, seconds: float, text: str) -> None
     while not what():
         assert time.monotonic() < deadline, f"{text}: not within {seconds:g} s"
         time.sleep(0.2)
-
-
-def suspend(pid: int) -> None:
-    """Let a process stand still."""
-    os.kill(pid, signal.SIGSTOP)

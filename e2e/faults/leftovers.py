@@ -12,15 +12,22 @@ from e2e.faults import bench
 from whipstaff.cluster import containerd, groups
 
 
-def of(made: bench.Bench) -> list[str]:
-    """All that is left of pods: containers, processes, groups, mounts, networks, files."""
+def of(made: bench.Bench, *, scraps: bool = True) -> list[str]:
+    """All that is left of pods: containers, processes, groups, mounts, networks, files.
+
+    Args:
+        made: the node.
+        scraps: count what nobody but containerd knows of: shims that hold no process, their files
+            and those of runc. Of what was being started or ended when containerd was killed, the
+            next one doesn't find everything.
+    """
     return [
         *_containers(made),
-        *_shims(made),
+        *_shims(made, idle=scraps),
         *_groups(made),
         *_mounts(made),
         *_networks(made),
-        *_files(made),
+        *_files(made, scraps=scraps),
     ]
 
 
@@ -30,11 +37,13 @@ def _containers(made: bench.Bench) -> Iterator[str]:
             yield f"containerd: {kind} {line}"
 
 
-def _shims(made: bench.Bench) -> Iterator[str]:
+def _shims(made: bench.Bench, *, idle: bool) -> Iterator[str]:
     address = str(made.machine.place.socket)
     for process in psutil.process_iter():
         try:
-            if process.name().startswith(containerd.SHIM) and address in process.cmdline():
+            if not (process.name().startswith(containerd.SHIM) and address in process.cmdline()):
+                continue
+            if idle or process.children():
                 yield f"shim: {process.pid} {' '.join(process.cmdline())}"
         except psutil.Error:
             continue
@@ -77,17 +86,18 @@ def _networks(made: bench.Bench) -> Iterator[str]:
         yield f"CNI: {file}"
 
 
-def _files(made: bench.Bench) -> Iterator[str]:
+def _files(made: bench.Bench, *, scraps: bool) -> Iterator[str]:
     place = made.machine.place
     folders = {
         "pod": made.root / "pods",
         "logs": place.pod_logs,
-        "runc": place.runc / "k8s.io",
-        "bundle": place.state / "io.containerd.runtime.v2.task" / "k8s.io",
         "sandbox": place.state / "io.containerd.grpc.v1.cri" / "sandboxes",
         "container": place.state / "io.containerd.grpc.v1.cri" / "containers",
         "netns": place.state / "io.containerd.grpc.v1.cri" / "netns",
     }
+    if scraps:
+        folders["runc"] = place.runc / "k8s.io"
+        folders["bundle"] = place.state / "io.containerd.runtime.v2.task" / "k8s.io"
     for what, folder in folders.items():
         if folder.is_dir():
             yield from (f"{what}: {entry}" for entry in folder.iterdir())

@@ -39,10 +39,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bench.Bench]:
 @pytest.fixture
 def node(made: bench.Bench) -> Iterator[bench.Bench]:
     """The node with an agent that is well."""
-    made.configuration = {"podPidsLimit": PIDS}
-    made.start_agent()
-    yield made
-    made.stop_agent()
+    with made.agent({"podPidsLimit": PIDS}):
+        yield made
 
 
 @pytest.fixture
@@ -70,7 +68,7 @@ def test_an_agent_that_is_killed_again_and_again(node: bench.Bench, full: bool) 
 
 @pytest.mark.timeout(1800)
 def test_a_runtime_that_is_killed_alone_and_with_the_agent(node: bench.Bench, full: bool) -> None:
-    with trials.watched(node, "runtime", seed=2) as trial:
+    with trials.watched(node, "runtime", seed=2, runtime_killed=True) as trial:
         trial.begin()
         before = trial.runs()
         for turn in range(20 if full else 3):
@@ -146,30 +144,30 @@ def filler(ledger: pathlib.Path) -> bench.Object:
 
 
 def test_a_disk_that_is_full(made: bench.Bench) -> None:
-    made.configuration = {"evictionHard": {}}
-    with small_disk(made, 16):
+    with (
+        small_disk(made, 16),
+        made.agent({"evictionHard": {}}),
+        trials.watched(made, "disk", seed=4) as trial,
+    ):
+        trial.begin()
+        before = trial.runs()
+        trial.start("filler", filler(made.ledger))
+        bench.eventually(lambda: _free(made.root) == 0, seconds=30, text="no room is left")
+        made.patch("ConfigMap", "disk", "told", {"data": {"a": "longer" * 1000}})
+        waits = workloads.pod("waits", workloads.steady(made.ledger))
+        made.create("disk", waits)
+        made.scale("disk", "scaled", 4)
+        time.sleep(3)
+        made.kill_agent()
         made.start_agent()
-        with trials.watched(made, "disk", seed=4) as trial:
-            trial.begin()
-            before = trial.runs()
-            trial.start("filler", filler(made.ledger))
-            bench.eventually(lambda: _free(made.root) == 0, seconds=30, text="no room is left")
-            made.patch("ConfigMap", "disk", "told", {"data": {"a": "longer" * 1000}})
-            waits = workloads.pod("waits", workloads.steady(made.ledger))
-            made.create("disk", waits)
-            made.scale("disk", "scaled", 4)
-            time.sleep(3)
-            made.kill_agent()
-            made.start_agent()
-            made.scale("disk", "scaled", 1)
-            time.sleep(5)
-            told = [text for _, text in made.events("disk", "waits")]
-            assert any("no space left on device" in text.lower() for text in told), told
-            made.delete("Pod", "disk", "filler")
-            trial.wait_gone("filler")
-            trial.wait_ready("waits", 150)
-            assert trial.runs() == before
-        made.stop_agent()
+        made.scale("disk", "scaled", 1)
+        time.sleep(5)
+        told = [text for _, text in made.events("disk", "waits")]
+        assert any("no space left on device" in text.lower() for text in told), told
+        made.delete("Pod", "disk", "filler")
+        trial.wait_gone("filler")
+        trial.wait_ready("waits", 150)
+        assert trial.runs() == before
 
 
 def _free(root: pathlib.Path) -> int:
@@ -180,38 +178,40 @@ def _free(root: pathlib.Path) -> int:
 
 
 def test_a_disk_that_is_nearly_full(made: bench.Bench) -> None:
-    made.configuration = {
+    limits = {
         "evictionHard": {"nodefs.available": "40%"},
         "evictionPressureTransitionPeriod": "5s",
     }
-    with small_disk(made, 16):
-        made.start_agent()
-        with trials.watched(made, "pressure", seed=5) as trial:
-            trial.begin()
-            before = trial.runs()
-            made.create("pressure", workloads.pod("filler", filler(made.ledger)))
-            bench.eventually(
-                lambda: trials.phase(made, "pressure", "filler") == "Failed",
-                seconds=60,
-                text="who filled the disk is evicted",
-            )
-            shown = made.get("Pod", "pressure", "filler")
-            assert shown is not None
-            assert shown["status"]["reason"] == "Evicted"
-            bench.eventually(
-                lambda: made.condition("DiskPressure") == "False",
-                seconds=60,
-                text="there is room again",
-            )
-            assert trial.runs() == before
-        made.stop_agent()
+    with (
+        small_disk(made, 16),
+        made.agent(limits),
+        trials.watched(made, "pressure", seed=5) as trial,
+    ):
+        trial.begin()
+        before = trial.runs()
+        made.create("pressure", workloads.pod("filler", filler(made.ledger)))
+        bench.eventually(
+            lambda: trials.phase(made, "pressure", "filler") == "Failed",
+            seconds=60,
+            text="who filled the disk is evicted",
+        )
+        shown = made.get("Pod", "pressure", "filler")
+        assert shown is not None
+        assert shown["status"]["reason"] == "Evicted"
+        bench.eventually(
+            lambda: made.condition("DiskPressure") == "False",
+            seconds=60,
+            text="there is room again",
+        )
+        assert trial.runs() == before
 
 
 @pytest.mark.skipif(bench.Bench.faketime() is None, reason="libfaketime isn't installed")
 def test_a_clock_that_jumps(made: bench.Bench) -> None:
-    made.configuration = {}
-    made.start_agent(environ=made.clock_environ())
-    with trials.watched(made, "clock", seed=6) as trial:
+    with (
+        made.agent({"heartbeats": {"renewIntervalSeconds": 2}}, made.clock_environ()),
+        trials.watched(made, "clock", seed=6) as trial,
+    ):
         trial.seen.forgiven = ("time of condition",)
         trial.begin()
         before = trial.runs()
@@ -223,12 +223,13 @@ def test_a_clock_that_jumps(made: bench.Bench) -> None:
             of = workloads.spec(made.ledger, workloads.container("main", workloads.FOREVER))
             trial.start(name, of)
             changes(lambda: _lease(made), seconds=40, text="the Lease is renewed")
-            changes(lambda: _restarts(trial), seconds=60, text="what crashes is restarted")
+            if seconds:
+                # Put right again, it waits for as long as it was told to by the wrong clock.
+                changes(lambda: _restarts(trial), seconds=60, text="what crashes is restarted")
             made.delete("Pod", "clock", name)
             trial.wait_gone(name)
         trial.wait_jobs()
         assert trial.runs() == before
-    made.stop_agent()
 
 
 def changes(what: Callable[[], object], *, seconds: float, text: str) -> None:
@@ -276,18 +277,14 @@ def test_a_fork_bomb(node: bench.Bench) -> None:
         bomb = workloads.container("main", script, resources={"limits": {"cpu": "200m"}})
         trial.start("bomb", workloads.spec(node.ledger, bomb))
         uid = (node.get("Pod", "bomb", "bomb") or {})["metadata"]["uid"]
-        bench.eventually(lambda: _pids(node, uid) > PIDS / 2, seconds=30, text="many processes")
+        bench.eventually(lambda: node.pids(uid) > PIDS / 2, seconds=30, text="many processes")
         beside = workloads.spec(node.ledger, workloads.container("main", workloads.FOREVER))
         trial.start("beside", beside)
         most = 0
         for _ in range(30):
-            most = max(most, _pids(node, uid))
+            most = max(most, node.pids(uid))
             time.sleep(0.1)
         assert PIDS / 2 < most <= PIDS
         node.delete("Pod", "bomb", "bomb")
         trial.wait_gone("bomb")
         assert trial.runs() == before
-
-
-def _pids(node: bench.Bench, uid: str) -> int:
-    return len(list(node.processes_of(uid)))

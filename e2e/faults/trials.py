@@ -86,12 +86,17 @@ class Trial:
 
 
 @contextlib.contextmanager
-def watched(made: bench.Bench, namespace: str, seed: int = 1) -> Iterator[Trial]:
+def watched(
+    made: bench.Bench, namespace: str, seed: int = 1, *, runtime_killed: bool = False
+) -> Iterator[Trial]:
     """A trial in a new namespace, judged at its end.
 
     Nothing went backwards, every pod goes when it is deleted, nothing ran more often than is told,
-    and nothing is left on the machine.
+    and nothing is left on the machine (but scraps of containerd's own, where it was killed).
     """
+    before = set(leftovers.of(made))
+    made.ledger = made.folder / "ledgers" / namespace
+    made.ledger.mkdir(parents=True)
     made.plane.create_namespace(namespace)
     bench.eventually(
         lambda: _has_account(made, namespace), seconds=30, text="there is a ServiceAccount"
@@ -107,9 +112,14 @@ def watched(made: bench.Bench, namespace: str, seed: int = 1) -> Iterator[Trial]
             made.clear(namespace)
         _assert_none(seen.all_found())
         _assert_none(workloads.miscounted(made.ledger, seen))
+
+        def left() -> list[str]:
+            found = leftovers.of(made, scraps=not runtime_killed)
+            return [each for each in found if each not in before]
+
         with contextlib.suppress(AssertionError):
-            bench.eventually(lambda: not leftovers.of(made), seconds=60, text="nothing is left")
-        _assert_none(leftovers.of(made))
+            bench.eventually(lambda: not left(), seconds=60, text="nothing is left")
+        _assert_none(left())
 
 
 def _has_account(made: bench.Bench, namespace: str) -> bool:

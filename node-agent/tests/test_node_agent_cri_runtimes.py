@@ -363,6 +363,7 @@ async def test_a_runtime_may_be_away_for_a_moment(runtime: Runtime, tmp_path: pa
 async def test_a_sandbox_that_is_going_keeps_nobody_from_being_measured(
     agent: cri.Provider,
 ) -> None:
+    await agent.list()
     assert set(await agent.stats()) == {"c1", "s1"}
 
 

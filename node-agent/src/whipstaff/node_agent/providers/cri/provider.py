@@ -99,7 +99,7 @@ class Provider(provider.Provider):
 
     @functools.cached_property
     def _stats(self) -> stats.Stats:
-        return stats.Stats(self._runtime)
+        return stats.Stats(self._runtime, self._known)
 
     @functools.cached_property
     def _machinery(self) -> machinery.Machinery:

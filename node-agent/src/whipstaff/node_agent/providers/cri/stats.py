@@ -1,7 +1,9 @@
 """What containers and sandboxes use, as the runtime counts it.
 
 Runs no loop and owns nothing. Answers to ``pkg/kubelet/stats/cri_stats_provider.go``. Leaves out
-what the kernel's own files tell better: the core reads the cgroups of pods and of the node itself.
+what the kernel's own files tell better: the core reads the cgroups of pods and of the node itself,
+`networks` what went through sandboxes' interfaces; the runtime is asked about sandboxes only where
+those can't be read.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import grpc
 from grpc import aio
 
 from whipstaff.node_agent import provider
-from whipstaff.node_agent.providers.cri import connection, labels
+from whipstaff.node_agent.providers.cri import connection, labels, networks, register
 from whipstaff.node_agent.providers.cri.api import runtime_pb2 as pb
 from whipstaff.node_agent.providers.cri.api import runtime_pb2_grpc as services
 from whipstaff.runtime import logs
@@ -23,10 +25,16 @@ _log = logs.get("node_agent.providers.cri")
 
 
 class Stats:
-    """The usage of one runtime's containers."""
+    """The usage of one runtime's containers.
 
-    def __init__(self, runtime: services.RuntimeServiceStub) -> None:
+    Args:
+        runtime: the CRI.
+        known: which sandboxes there are.
+    """
+
+    def __init__(self, runtime: services.RuntimeServiceStub, known: register.Register) -> None:
         self._runtime = runtime
+        self._networks = networks.Networks(runtime, known)
         self._counts_sandboxes = True
 
     async def read(self, uid: str | None) -> Mapping[str, provider.Usage]:
@@ -37,9 +45,7 @@ class Stats:
         """
         with connection.failing(""):
             listed, pods = await asyncio.gather(self._containers(uid), self._sandboxes(uid))
-        found = {each.attributes.id: of_container(each) for each in listed}
-        found.update((each.attributes.id, of_sandbox(each)) for each in pods)
-        return found
+        return {**pods, **{each.attributes.id: of_container(each) for each in listed}}
 
     async def _containers(self, uid: str | None) -> list[pb.ContainerStats]:
         answer = await self._runtime.ListContainerStats(
@@ -50,7 +56,13 @@ class Stats:
         )
         return list(answer.stats)
 
-    async def _sandboxes(self, uid: str | None) -> list[pb.PodSandboxStats]:
+    async def _sandboxes(self, uid: str | None) -> Mapping[str, provider.Usage]:
+        found = await self._networks.read(uid)
+        if found is not None:
+            return found
+        return {each.attributes.id: of_sandbox(each) for each in await self._counted(uid)}
+
+    async def _counted(self, uid: str | None) -> list[pb.PodSandboxStats]:
         if not self._counts_sandboxes:
             return []
         try:

@@ -100,7 +100,7 @@ def test_an_api_server_that_is_away(node: bench.Bench, full: bool) -> None:
         time.sleep(60 if full else 3)
         node.kill_agent()
         node.start_agent(wait=False)
-        time.sleep(60 if full else 7)
+        time.sleep(60 if full else 12)  # longer than a start waits for an answer
         node.plane.start_apiserver()
         node.wait_agent()
         trial.start("later", workloads.spec(node.ledger, workloads.container("main", "sleep 99")))

@@ -40,8 +40,9 @@ _log = logs.get("node_agent.app")
 
 # Heartbeats give up on a request sooner than anything else: the next one is due.
 _BEAT_TIMEOUT = 10.0
-# Seconds that the API server has to come up; less where it may be a static pod of this node.
-_PATIENCE, _PATIENCE_WITH_STATIC_PODS = 10.0, 2.0
+# Seconds that the API server has to come up; less where there are containers to look after meanwhile,
+# one of which may be the API server itself.
+_PATIENCE, _PATIENCE_ON_MACHINES = 10.0, 2.0
 _API_CONNECTIONS_BESIDE_WRITERS = 16
 
 # Of component-helpers' nodedeclaredfeatures. Not ExtendWebSocketsToKubelet: without it, streams
@@ -166,7 +167,7 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
         timeout=_BEAT_TIMEOUT,
     )
     async with api, beat_api:
-        await _check(plan, beat_api)
+        await _check(plan, runtime, beat_api)
         recorder = events.Recorder(
             beat_api,
             reporting_controller="kubelet",
@@ -189,18 +190,18 @@ async def run(plan: Plan, runtime: provider.Provider, connection: config.Connect
             prometheus_client.REGISTRY.unregister(made)
 
 
-async def _check(plan: Plan, api: client.Client) -> None:
-    """See that the agent can work; without an API server only static pods can, and wait for it.
+async def _check(plan: Plan, runtime: provider.Provider, api: client.Client) -> None:
+    """See that the agent can work; one with real containers looks after them without an API server.
 
     Raises:
         errors.StartupError: it can't.
     """
-    wait = _PATIENCE_WITH_STATIC_PODS if plan.settings.static_pods else _PATIENCE
+    wait = _PATIENCE_ON_MACHINES if runtime.on_host else _PATIENCE
     try:
         await preflight.check(api, access(plan.node_names), wait)
     except errors.StartupError as error:
         silent = isinstance(error.__cause__, errors.Unreachable)
-        if not (silent and plan.settings.static_pods):
+        if not (silent and runtime.on_host):
             raise
         if isinstance(error.__cause__, errors.Untrusted):
             raise

@@ -40,8 +40,8 @@ _log = logs.get("node_agent.app")
 
 # Heartbeats give up on a request sooner than anything else: the next one is due.
 _BEAT_TIMEOUT = 10.0
-# Seconds that the API server has to come up; less where there are containers to look after meanwhile,
-# one of which may be the API server itself.
+# Seconds that the API server has to come up; less where there are containers to look after
+# meanwhile, one of which may be the API server itself.
 _PATIENCE, _PATIENCE_ON_MACHINES = 10.0, 2.0
 _API_CONNECTIONS_BESIDE_WRITERS = 16
 

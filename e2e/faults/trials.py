@@ -99,7 +99,7 @@ def watched(
     made.ledger.mkdir(parents=True)
     made.plane.create_namespace(namespace)
     bench.eventually(
-        lambda: _has_account(made, namespace), seconds=30, text="there is a ServiceAccount"
+        lambda: _has_account(made, namespace), seconds=120, text="there is a ServiceAccount"
     )
     with witness.Witness(made.plane.kubeconfig, namespace) as seen:
         try:

@@ -234,6 +234,32 @@ def test_an_exit_that_comes_before_its_container_is_remembered() -> None:
     assert (run.state, run.exit_code) == (EXITED, 3)
 
 
+def test_a_runtime_that_was_killed_makes_nobody_forget_an_end() -> None:
+    known = register.Register()
+    forgotten = exited(exit_code=255, reason="Unknown")
+    known.note("u", status(), statuses.container(status(), "s1"))
+    record = known.ended("c1", register.Exit(12, 0))
+    assert record is not None
+    shown = known.note("u", forgotten, statuses.container(forgotten, "s1"))
+    assert (shown.exit_code, shown.reason, shown.finished_at) == (0, "Completed", 12)
+
+
+def test_an_exit_that_only_its_event_tells_of() -> None:
+    known = register.Register()
+    forgotten = exited(exit_code=255, reason="Unknown")
+    known.ended("c1", register.Exit(12, 3))
+    shown = known.note("u", forgotten, statuses.container(forgotten, "s1"))
+    assert (shown.exit_code, shown.reason, shown.finished_at) == (3, "Error", 12)
+
+
+def test_an_end_that_nobody_saw_is_told_as_the_runtime_tells_it() -> None:
+    known = register.Register()
+    forgotten = exited(exit_code=255, reason="Unknown")
+    known.note("u", status(), statuses.container(status(), "s1"))
+    shown = known.note("u", forgotten, statuses.container(forgotten, "s1"))
+    assert (shown.exit_code, shown.reason) == (255, "Unknown")
+
+
 def test_a_kill_for_memory_is_told_whenever_it_comes() -> None:
     known = register.Register()
     noted(known, status())

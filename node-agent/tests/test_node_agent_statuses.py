@@ -53,6 +53,16 @@ def test_nothing_is_over_while_a_container_may_run() -> None:
     assert held["containerStatuses"] == ended["containerStatuses"]
 
 
+def test_an_end_that_was_reported_is_not_forgotten_with_the_runtime() -> None:
+    pod = make.pod(restartPolicy="Never")
+    completed = make.run(state="exited", exit_code=0, reason="Completed")
+    before = statuses.generate(pod, observed(completed), {}, make.NOW)
+    forgotten = make.run(state="exited", exit_code=255, reason="Unknown")
+    after = statuses.generate(pod, observed(forgotten), before, make.NOW + 5)
+    assert after["containerStatuses"] == before["containerStatuses"]
+    assert after["phase"] == "Succeeded"
+
+
 def test_the_start_time_is_that_of_the_first_report() -> None:
     pod = make.pod()
     first = statuses.generate(pod, observed(), {}, make.NOW)

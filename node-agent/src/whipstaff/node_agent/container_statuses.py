@@ -23,6 +23,7 @@ from whipstaff.runtime import objects
 Object = objects.Object
 
 STATUS_UNKNOWN = "ContainerStatusUnknown"
+_FORGOTTEN = "Unknown"  # what runtimes say of an end that they didn't see, or don't remember
 _NEVER_FOUND = "The container could not be located when the pod was terminated"
 _VANISHED = (
     "The container could not be located when the pod was deleted.  The container used to be Running"
@@ -163,7 +164,10 @@ def _carry_over(
         status["volumeMounts"] = old["volumeMounts"]
     status["restartCount"] = max(status["restartCount"], old.get("restartCount", 0))
     ended = old["state"].get("terminated")
-    if ended is not None and old.get("containerID") != container_id:
+    same = old.get("containerID") == container_id
+    if ended is not None and same and run.reason == _FORGOTTEN:
+        status["state"] = {"terminated": ended}
+    if ended is not None and not same:
         status["lastState"] = {"terminated": ended}
     elif (old.get("lastState") or {}).get("terminated") is not None:
         status["lastState"] = {"terminated": old["lastState"]["terminated"]}

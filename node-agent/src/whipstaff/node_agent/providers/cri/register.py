@@ -61,11 +61,12 @@ class Register:
     ) -> provider.RuntimeContainer:
         """Take in a container as the runtime shows it; returns it as it is known to be.
 
-        The runtime's own state lags behind its events: what has ended stays so.
+        The runtime's own state lags behind its events, and a runtime that was killed forgets how
+        containers ended: what has ended stays so.
         """
         known = self.containers.get(run.id)
         words = termination.source(status)
-        if run.state is State.RUNNING:
+        if run.state is State.RUNNING or _is_forgotten(run):
             if known is not None and known.run.state is State.EXITED:
                 return known.run
             if (early := self._exits.pop(run.id, None)) is not None:
@@ -146,6 +147,11 @@ class Register:
         reason = "OOMKilled" if self.ran_out(run.id) else ""
         message = termination.message(words, end.code)
         return statuses.ended(run, end.at, end.code, reason, message)
+
+
+def _is_forgotten(run: provider.RuntimeContainer) -> bool:
+    """Whether the runtime knows of the container's end no more than that there was one."""
+    return run.state is State.EXITED and run.reason == statuses.FORGOTTEN
 
 
 def _remember(memory: OrderedDict[str, Any], key: str, value: object) -> None:

@@ -31,6 +31,8 @@ _STATES: Mapping[int, State] = {
 }
 _NANOSECONDS = 1e9
 KILLED = 137
+FORGOTTEN = "Unknown"
+"""containerd's reason for an end that it didn't see (``unknownExitReason`` of its cri server)."""
 
 
 def state(listed: int) -> State:

@@ -626,3 +626,42 @@ async def test_stopping_finishes_the_batch_that_was_begun(cluster: Cluster) -> N
     async with cluster.controlling():
         await cluster.stable()
         assert len(await cluster.pods()) == 200
+
+
+async def test_while_the_watch_is_behind_nothing_is_created_or_deleted_twice(
+    cluster: Cluster,
+) -> None:
+    async with cluster.controlling() as running:
+        await cluster.replicaset(replicas=2)
+        await cluster.stable()
+        for replicas in (5, 1):
+            await running._pods.stop()
+            await cluster.change("rs", {"spec": {"replicas": replicas}})
+            await cluster.pods_become(
+                lambda pods, wanted=replicas: len(pods) == wanted, f"{replicas} pods"
+            )
+            for number in range(4):
+                annotations = {"wake": f"{replicas}-{number}"}
+                await cluster.change("rs", {"metadata": {"annotations": annotations}})
+                await asyncio.sleep(0.2)
+            assert len(await cluster.pods()) == replicas
+            running._pods.start()
+            await cluster.stable()
+            assert len(await cluster.pods()) == replicas
+
+
+async def test_in_a_namespace_that_is_about_to_go_nothing_is_told_as_a_failure(
+    cluster: Cluster,
+) -> None:
+    async with cluster.controlling():
+        made = await cluster.replicaset(replicas=0)
+        await cluster.stable()
+        await cluster.api.delete(resources.NAMESPACES, cluster.namespace)
+        changed = await cluster.change("rs", {"spec": {"replicas": 2}})
+        generation = changed["metadata"]["generation"]
+        found = await cluster.becomes(
+            lambda found: found["status"]["observedGeneration"] >= generation, "it is looked at"
+        )
+    assert generation > made["metadata"]["generation"]
+    assert found["status"]["replicas"] == 0
+    assert objects.condition(found, "ReplicaFailure") is None

@@ -410,8 +410,11 @@ class ReplicaSetController:
             report.done(pod)
 
         results = await asyncio.gather(*map(delete, pods), return_exceptions=True)
-        if problem := next((found for found in results if found is not None), None):
+        problem = next((found for found in results if found is not None), None)
+        if isinstance(problem, errors.WhipstaffError):
             raise DeletionFailed(f"unable to delete pods: {_text(problem)}") from problem
+        if problem is not None:
+            raise problem
 
     async def _write_status(self, key: str, replicaset: Object, new: Object) -> None:
         """Write a status that differs; one more try with the object as it is now."""

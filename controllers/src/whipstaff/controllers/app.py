@@ -1,0 +1,188 @@
+"""The controllers put together: what they share, and in which order it starts and ends.
+
+Its loop is the process's: check the API server and the rights, serve health and metrics, take the
+lease, read everything once and then work until cancelled. SIGTERM cancels it: what is being written
+is finished, events are written out, and the lease is released, in this order. A lost lease ends it
+at once, because somebody else leads by then.
+
+Nothing is watched before the lease is held, so a replica that waits costs the API server nothing.
+Answers to `cmd/kube-controller-manager/app/controllermanager.go`.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+from whipstaff.controllers.replicaset import controller as replicaset
+from whipstaff.runtime import (
+    client,
+    config,
+    events,
+    flags,
+    informer,
+    leases,
+    logs,
+    preflight,
+    resources,
+    serving,
+)
+
+CONTROLLERS = ("replicaset",)
+LEASE = "whipstaff-controllers"
+USER_AGENT = "whipstaff-controllers"
+DRAIN_WRITES = 3.0
+"""Seconds that events have at the end."""
+EVENTS_A_SECOND = 100
+
+_log = logs.get("controllers")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that the command line says, checked.
+
+    Attributes:
+        controllers: names of `CONTROLLERS`.
+        workers: how many objects each works on at the same time.
+    """
+
+    controllers: Sequence[str]
+    workers: int
+    election: flags.LeaderElection
+    served: flags.Serving
+
+
+def access(election: flags.LeaderElection) -> list[preflight.Access]:
+    """The rights without which the controllers can't do their work."""
+    needed = [
+        preflight.Access(verb, resource)
+        for resource in (resources.PODS, resources.REPLICASETS)
+        for verb in ("get", "list", "watch")
+    ]
+    needed += [preflight.Access(verb, resources.PODS) for verb in ("create", "delete", "patch")]
+    needed += [
+        preflight.Access("update", resources.REPLICASETS, "status"),
+        preflight.Access("create", resources.EVENTS),
+    ]
+    if election.leader_elect:
+        space, name = election.resource_namespace, election.resource_name
+        needed += [
+            preflight.Access("create", resources.LEASES, namespace=space),
+            preflight.Access("get", resources.LEASES, namespace=space, name=name),
+            preflight.Access("update", resources.LEASES, namespace=space, name=name),
+        ]
+    return needed
+
+
+class Controllers:
+    """One process's parts. `api` is for its work, `side_api` for events and the lease.
+
+    Two clients, so that a burst of pods can't keep the lease from being renewed.
+    """
+
+    def __init__(self, plan: Plan, api: client.Client, side_api: client.Client) -> None:
+        self._plan = plan
+        self._pods = informer.Informer(
+            api,
+            resources.PODS,
+            transform=replicaset.prune_pod,
+            indexers=replicaset.POD_INDEXERS,
+        )
+        self._replicasets = informer.Informer(
+            api, resources.REPLICASETS, transform=replicaset.prune_replicaset
+        )
+        self._informers = (self._pods, self._replicasets)
+        self._recorder = events.Recorder(
+            side_api,
+            reporting_controller="replicaset-controller",
+            qps=EVENTS_A_SECOND,
+            burst=2 * EVENTS_A_SECOND,
+            stop_timeout=DRAIN_WRITES,
+        )
+        self._replicaset = replicaset.ReplicaSetController(
+            api, self._replicasets, self._pods, self._recorder
+        )
+        self._elector: leases.LeaderElector | None = None
+        if plan.election.leader_elect:
+            self._elector = _elector(plan.election, side_api)
+
+    async def run(self) -> None:
+        """Works while leading, until cancelled. Raises `LeaseLost`."""
+        recording = asyncio.create_task(self._recorder.run())
+        try:
+            if self._elector is None:
+                await self._lead()
+            else:
+                await self._elector.run(self._lead)
+        finally:
+            recording.cancel()
+            await asyncio.wait([recording])
+
+    async def _lead(self) -> None:
+        self._replicaset.watch()
+        try:
+            async with asyncio.TaskGroup() as working:
+                for watched in self._informers:
+                    working.create_task(_follow(watched.start()))
+                for watched in self._informers:
+                    await watched.synced.wait()
+                _log.info("working", replicasets=len(self._replicasets), pods=len(self._pods))
+                working.create_task(self._replicaset.run(self._plan.workers))
+        finally:
+            await asyncio.gather(*(watched.stop() for watched in self._informers))
+
+    def show(self, server: serving.Server) -> None:
+        """Adds what `server` checks: the lease, and whether everything has been read."""
+        server.add_check("leaderElection", self._check_lease)
+
+    def _check_lease(self) -> None:
+        if self._elector is not None:
+            self._elector.check()
+
+
+async def run(plan: Plan, connection: config.Connection) -> None:
+    """The whole process. Raises `StartupError` and `LeaseLost`."""
+    async with (
+        client.Client(connection, user_agent=USER_AGENT) as api,
+        client.Client(connection, user_agent=USER_AGENT) as side_api,
+    ):
+        await preflight.check(side_api, access(plan.election))
+        parts = Controllers(plan, api, side_api)
+        async with _server(parts, side_api, plan.served):
+            await parts.run()
+
+
+def _server(
+    parts: Controllers, api: client.Client, served: flags.Serving
+) -> contextlib.AbstractAsyncContextManager[object]:
+    """The server of health and metrics, or nothing where the port is 0."""
+    if not served.port:
+        return contextlib.nullcontext()
+    server = serving.Server(
+        bind_address=served.bind_address,
+        port=served.port,
+        certificate=served.certificate,
+        key=served.key,
+        client_ca=served.client_ca,
+        client=api,
+    )
+    parts.show(server)
+    return server
+
+
+def _elector(settings: flags.LeaderElection, api: client.Client) -> leases.LeaderElector:
+    return leases.LeaderElector(
+        api,
+        name=settings.resource_name,
+        namespace=settings.resource_namespace,
+        identity=leases.new_identity(),
+        lease_duration=settings.lease_duration,
+        renew_deadline=settings.renew_deadline,
+        retry_period=settings.retry_period,
+    )
+
+
+async def _follow(task: asyncio.Task[None]) -> None:
+    """Fails as `task` fails."""
+    await task

@@ -32,10 +32,20 @@ def names(found: list[components.Component]) -> list[str]:
 def test_our_scheduler_runs_in_the_place_of_the_stock_one(pki: certificates.Pki) -> None:
     assert names(components.table(settings(pki))) == [
         *("etcd", "kube-apiserver", "kube-controller-manager"),
-        *("whipstaff-scheduler", "whipstaff-node-agent"),
+        *("whipstaff-controllers", "whipstaff-scheduler", "whipstaff-node-agent"),
     ]
-    stock = components.table(settings(pki, stock=frozenset({"scheduler"})))
-    assert names(stock)[3] == "kube-scheduler"
+    stock = names(components.table(settings(pki, stock=frozenset({"scheduler"}))))
+    assert "kube-scheduler" in stock
+    assert "whipstaff-scheduler" not in stock
+
+
+def test_no_object_has_a_stock_controller_and_ours(pki: certificates.Pki) -> None:
+    table = {c.name: c.argv for c in components.table(settings(pki))}
+    assert "--controllers=*,-replicaset-controller" in table["kube-controller-manager"]
+    assert "--controllers=replicaset" in table["whipstaff-controllers"]
+    stock = components.table(settings(pki, stock=frozenset({"controllers"})))
+    assert "whipstaff-controllers" not in names(stock)
+    assert not any("--controllers" in flag for c in stock for flag in c.argv)
 
 
 def test_without_nodes_there_is_no_agent(pki: certificates.Pki) -> None:
@@ -43,7 +53,7 @@ def test_without_nodes_there_is_no_agent(pki: certificates.Pki) -> None:
 
 
 def test_every_component_has_its_binary_and_its_kubeconfig(pki: certificates.Pki) -> None:
-    for stock in (frozenset[str](), frozenset({"scheduler"})):
+    for stock in (frozenset[str](), frozenset({"scheduler", "controllers"})):
         table = components.table(settings(pki, stock=stock))
         run = {pathlib.Path(c.argv[0]).name for c in table if c.argv[0].startswith("/bin/")}
         assert run == set(components.needed_binaries(stock))
@@ -55,7 +65,10 @@ def test_every_component_has_its_binary_and_its_kubeconfig(pki: certificates.Pki
 def test_no_component_outlives_what_it_needs(pki: certificates.Pki) -> None:
     waves = components.stopping_waves(components.table(settings(pki)))
     assert [set(names(wave)) for wave in waves] == [
-        {"kube-controller-manager", "whipstaff-scheduler", "whipstaff-node-agent"},
+        {
+            *("kube-controller-manager", "whipstaff-controllers"),
+            *("whipstaff-scheduler", "whipstaff-node-agent"),
+        },
         {"kube-apiserver"},
         {"etcd"},
     ]
@@ -97,7 +110,9 @@ def test_rights_are_bound_to_the_users_of_our_components() -> None:
     assert users == {user for user in components.users(frozenset()).values() if "whip" in user}
 
 
-def test_the_scheduler_may_write_one_lease_only() -> None:
-    (role,) = (body for resource, body in bootstrap.manifests() if resource.kind == "Role")
-    writes = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
-    assert [rule["resourceNames"] for rule in writes] == [["whipstaff-scheduler"]]
+def test_each_component_may_write_its_own_lease_only() -> None:
+    roles = [body for resource, body in bootstrap.manifests() if resource.kind == "Role"]
+    assert len(roles) == 2
+    for role in roles:
+        writes = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
+        assert [rule["resourceNames"] for rule in writes] == [[role["metadata"]["name"]]]

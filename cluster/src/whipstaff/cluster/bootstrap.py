@@ -29,7 +29,7 @@ def manifests(*, simulated: bool = True) -> list[tuple[resources.Resource, _Mani
         simulated: the nodes are simulated: one agent for all of them, with a user of its own. Real
             nodes are users that the apiserver knows.
     """
-    return [*_scheduler(), *(_node_agent() if simulated else [])]
+    return [*_scheduler(), *_controllers(), *(_node_agent() if simulated else [])]
 
 
 async def prepare(
@@ -88,6 +88,37 @@ async def apply(
 
 def _scheduler() -> list[tuple[resources.Resource, _Manifest]]:
     user = "whipstaff-scheduler"
+    return [
+        _cluster_binding(f"{user}:kube-scheduler", "system:kube-scheduler", user),
+        _cluster_binding(f"{user}:volume-scheduler", "system:volume-scheduler", user),
+        *_lease_and_authentication(user),
+    ]
+
+
+def _controllers() -> list[tuple[resources.Resource, _Manifest]]:
+    """What the stock controllers of these names may, and a role for what serving takes."""
+    user = "whipstaff-controllers"
+    reviews = _role(
+        user,
+        [
+            _rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+            _rule("authorization.k8s.io", ["subjectaccessreviews"], ["create"]),
+            _rule("events.k8s.io", ["events"], ["create", "update", "patch"]),
+        ],
+    )
+    return [
+        *(
+            _cluster_binding(f"{user}:{name}", f"system:controller:{name}-controller", user)
+            for name in ("deployment", "replicaset")
+        ),
+        reviews,
+        _cluster_binding(user, user, user),
+        *_lease_and_authentication(user),
+    ]
+
+
+def _lease_and_authentication(user: str) -> list[tuple[resources.Resource, _Manifest]]:
+    """A lease of the user's name, and how the server's clients are told from others."""
     lease = _role(
         user,
         [
@@ -99,8 +130,6 @@ def _scheduler() -> list[tuple[resources.Resource, _Manifest]]:
         namespace="kube-system",
     )
     return [
-        _cluster_binding(f"{user}:kube-scheduler", "system:kube-scheduler", user),
-        _cluster_binding(f"{user}:volume-scheduler", "system:volume-scheduler", user),
         lease,
         _binding(user, user, user),
         _binding(

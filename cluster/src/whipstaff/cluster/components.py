@@ -18,8 +18,13 @@ SERVICE_CIDR = networks.SERVICES
 ISSUER = f"https://kubernetes.default.svc.{certificates.CLUSTER_DOMAIN}"
 BOOTSTRAP = "bootstrap"  # what waits for it starts when its users have their rights
 
-OURS = ("whipstaff-scheduler", "whipstaff-node-agent")
-REPLACEABLE = ("scheduler", "node-agent")  # what ``--stock`` takes: components that are ours
+OURS = ("whipstaff-scheduler", "whipstaff-controllers", "whipstaff-node-agent")
+REPLACEABLE = (
+    "scheduler",
+    "controllers",
+    "node-agent",
+)  # what ``--stock`` takes: components that are ours
+CONTROLLERS = ("replicaset",)  # those that ours are
 CRI, SIMULATED = "cri", "simulated"  # what runs the nodes' pods
 
 # client-go's default of 20 requests a second makes a controller take a minute for 1,000 nodes.
@@ -35,6 +40,7 @@ class Ports:
     etcd_peer: int = 2380
     controller_manager: int = 10257
     scheduler: int = 10259
+    controllers: int = 10261
     node_agent: int = 10250
 
 
@@ -121,6 +127,7 @@ def table(settings: Settings) -> list[Component]:
         etcd(settings),
         kube_apiserver(settings),
         kube_controller_manager(settings),
+        *([] if "controllers" in settings.stock else [controllers(settings)]),
         kube_scheduler(settings) if stock_scheduler else scheduler(settings),
         *([node_agent(settings)] if settings.nodes and settings.provider != CRI else []),
     ]
@@ -152,6 +159,8 @@ def users(stock: frozenset[str], provider: str = SIMULATED) -> dict[str, str]:
     """
     names = ["kube-proxy" if provider == CRI else "whipstaff-node-agent"]
     names.append("kube-scheduler" if "scheduler" in stock else "whipstaff-scheduler")
+    if "controllers" not in stock:
+        names.append("whipstaff-controllers")
     names.append("kube-controller-manager")
     return {name: f"system:{name}" if name.startswith("kube-") else name for name in names}
 
@@ -240,7 +249,7 @@ def kube_apiserver(settings: Settings) -> Component:
 
 
 def kube_controller_manager(settings: Settings) -> Component:
-    """The stock kube-controller-manager, with all of its default controllers."""
+    """The stock kube-controller-manager, with all of its default controllers but ours."""
     pki, port = settings.pki, settings.ports.controller_manager
     flags = {
         **_stock_client_flags(settings, "kube-controller-manager", port),
@@ -258,6 +267,8 @@ def kube_controller_manager(settings: Settings) -> Component:
         "kube-api-qps": str(_CONTROLLER_QPS),
         "kube-api-burst": str(_CONTROLLER_BURST),
     }
+    if "controllers" not in settings.stock:
+        flags["controllers"] = ",".join(["*", *(f"-{name}-controller" for name in CONTROLLERS)])
     return Component(
         "kube-controller-manager",
         _argv(settings, "kube-controller-manager", flags),
@@ -291,6 +302,18 @@ def scheduler(settings: Settings) -> Component:
         "secure-port": str(port),
     }
     return ours(settings, "scheduler", flags, port)
+
+
+def controllers(settings: Settings) -> Component:
+    """Our controllers, in the place of the stock ones of the same names."""
+    port = settings.ports.controllers
+    flags = {
+        "controllers": ",".join(CONTROLLERS),
+        "leader-elect": "false",
+        "bind-address": ports.LOOPBACK,
+        "secure-port": str(port),
+    }
+    return ours(settings, "controllers", flags, port)
 
 
 def node_agent(settings: Settings) -> Component:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import types
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -69,19 +70,20 @@ async def test_they_run_while_the_api_cannot_be_reached(tmp_path: pathlib.Path) 
         await harness.eventually(gone, lambda: f"{runtime.calls}")
 
 
-async def test_only_they_may_do_without_an_api_server() -> None:
+@pytest.mark.parametrize("on_host", [False, True])
+async def test_only_with_containers_to_look_after_an_agent_starts_without_an_api_server(
+    on_host: bool,
+) -> None:
     nowhere = connections.Connection("http://127.0.0.1:1", "test")
     plan: Any = app.Plan(("node-0",), configuration.Settings(), ["127.0.0.1"])
-    with_statics = app.Plan(
-        ("node-0",), configuration.Settings(static_pods="/etc/manifests"), ["127.0.0.1"]
-    )
+    runtime: Any = types.SimpleNamespace(on_host=on_host)
+    refused = pytest.raises(errors.StartupError, match="connection refused")
     async with client.Client(nowhere) as api:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(app, "_PATIENCE", 0.1)
-            patch.setattr(app, "_PATIENCE_WITH_STATIC_PODS", 0.1)
-            with pytest.raises(errors.StartupError, match="connection refused"):
-                await app._check(plan, api)
-            await app._check(with_statics, api)
+            patch.setattr(app, "_PATIENCE_ON_MACHINES", 0.1)
+            with contextlib.nullcontext() if on_host else refused:
+                await app._check(plan, runtime, api)
 
 
 @pytest.mark.apiserver

@@ -1,0 +1,1 @@
+"""The Deployment controller: a ReplicaSet for each pod template, and the way between them."""

@@ -41,8 +41,9 @@ def test_our_scheduler_runs_in_the_place_of_the_stock_one(pki: certificates.Pki)
 
 def test_no_object_has_a_stock_controller_and_ours(pki: certificates.Pki) -> None:
     table = {c.name: c.argv for c in components.table(settings(pki))}
-    assert "--controllers=*,-replicaset-controller" in table["kube-controller-manager"]
-    assert "--controllers=replicaset" in table["whipstaff-controllers"]
+    off = "--controllers=*,-deployment-controller,-replicaset-controller"
+    assert off in table["kube-controller-manager"]
+    assert "--controllers=deployment,replicaset" in table["whipstaff-controllers"]
     stock = components.table(settings(pki, stock=frozenset({"controllers"})))
     assert "whipstaff-controllers" not in names(stock)
     assert not any("--controllers" in flag for c in stock for flag in c.argv)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from whipstaff.controllers import claiming
 from whipstaff.controllers.replicaset import controller, ranking, status
 from whipstaff.runtime import informer, resources
 
@@ -263,7 +264,7 @@ def test_a_pruned_pod_is_ranked_and_counted_as_the_whole_one() -> None:
         ranking.ready_since,
         ranking.restarts,
         ranking.deletion_cost,
-        controller.controllers_of,
+        claiming.controllers_of,
     ):
         assert read(pruned) == read(WHOLE), read
     one, other = (ranking._Ranked.of(each, 1, 2e9) for each in (pruned, WHOLE))

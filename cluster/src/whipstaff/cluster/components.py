@@ -24,7 +24,7 @@ REPLACEABLE = (
     "controllers",
     "node-agent",
 )  # what ``--stock`` takes: components that are ours
-CONTROLLERS = ("replicaset",)  # those that ours are
+CONTROLLERS = ("deployment", "replicaset")  # those that ours are
 CRI, SIMULATED = "cri", "simulated"  # what runs the nodes' pods
 
 # client-go's default of 20 requests a second makes a controller take a minute for 1,000 nodes.

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
+from whipstaff.controllers.deployment import controller as deployment
 from whipstaff.controllers.replicaset import controller as replicaset
 from whipstaff.runtime import (
     client,
@@ -28,7 +29,8 @@ from whipstaff.runtime import (
     serving,
 )
 
-CONTROLLERS = ("replicaset",)
+DEPLOYMENT, REPLICASET = "deployment", "replicaset"
+CONTROLLERS = (DEPLOYMENT, REPLICASET)
 LEASE = "whipstaff-controllers"
 USER_AGENT = "whipstaff-controllers"
 DRAIN_WRITES = 3.0
@@ -53,20 +55,24 @@ class Plan:
     served: flags.Serving
 
 
-def access(election: flags.LeaderElection) -> list[preflight.Access]:
+def access(plan: Plan) -> list[preflight.Access]:
     """The rights without which the controllers can't do their work."""
-    needed = [
-        preflight.Access(verb, resource)
-        for resource in (resources.PODS, resources.REPLICASETS)
-        for verb in ("get", "list", "watch")
-    ]
-    needed += [preflight.Access(verb, resources.PODS) for verb in ("create", "delete", "patch")]
+    watched = [resources.PODS, resources.REPLICASETS]
+    needed = [preflight.Access("create", resources.EVENTS)]
+    if REPLICASET in plan.controllers:
+        needed += [preflight.Access(verb, resources.PODS) for verb in ("create", "delete", "patch")]
+        needed.append(preflight.Access("update", resources.REPLICASETS, "status"))
+    if DEPLOYMENT in plan.controllers:
+        watched.append(resources.DEPLOYMENTS)
+        writes = ("create", "update", "patch", "delete")
+        needed += [preflight.Access(verb, resources.REPLICASETS) for verb in writes]
+        needed.append(preflight.Access("update", resources.DEPLOYMENTS))
+        needed.append(preflight.Access("update", resources.DEPLOYMENTS, "status"))
     needed += [
-        preflight.Access("update", resources.REPLICASETS, "status"),
-        preflight.Access("create", resources.EVENTS),
+        preflight.Access(verb, each) for each in watched for verb in ("get", "list", "watch")
     ]
-    if election.leader_elect:
-        space, name = election.resource_namespace, election.resource_name
+    if plan.election.leader_elect:
+        space, name = plan.election.resource_namespace, plan.election.resource_name
         needed += [
             preflight.Access("create", resources.LEASES, namespace=space),
             preflight.Access("get", resources.LEASES, namespace=space, name=name),
@@ -90,37 +96,71 @@ class Controllers:
             indexers=replicaset.POD_INDEXERS,
         )
         self._replicasets = informer.Informer(
-            api, resources.REPLICASETS, transform=replicaset.prune_replicaset
+            api,
+            resources.REPLICASETS,
+            transform=replicaset.prune_replicaset,
+            indexers=deployment.REPLICASET_INDEXERS,
         )
-        self._informers = (self._pods, self._replicasets)
-        self._recorder = events.Recorder(
-            side_api,
-            reporting_controller="replicaset-controller",
-            qps=EVENTS_A_SECOND,
-            burst=2 * EVENTS_A_SECOND,
-            stop_timeout=DRAIN_WRITES,
-        )
-        self._replicaset = replicaset.ReplicaSetController(
-            api, self._replicasets, self._pods, self._recorder
-        )
+        self._informers = [self._pods, self._replicasets]
+        self._recorders: list[events.Recorder] = []
+        self._working: list[deployment.DeploymentController | replicaset.ReplicaSetController] = []
+        if REPLICASET in plan.controllers:
+            recorder = self._recorder(side_api, REPLICASET)
+            self._working.append(
+                replicaset.ReplicaSetController(api, self._replicasets, self._pods, recorder)
+            )
+        if DEPLOYMENT in plan.controllers:
+            self._working.append(self._deployment(api, side_api))
         self._elector: leases.LeaderElector | None = None
         if plan.election.leader_elect:
             self._elector = _elector(plan.election, side_api)
 
+    def _deployment(
+        self, api: client.Client, side_api: client.Client
+    ) -> deployment.DeploymentController:
+        copies = informer.Informer(
+            api,
+            resources.DEPLOYMENTS,
+            transform=replicaset.prune_replicaset,
+            indexers=deployment.DEPLOYMENT_INDEXERS,
+        )
+        self._informers.append(copies)
+        return deployment.DeploymentController(
+            api,
+            copies,
+            self._replicasets,
+            self._pods,
+            replicaset.POD_INDEX,
+            self._recorder(side_api, DEPLOYMENT),
+        )
+
+    def _recorder(self, api: client.Client, name: str) -> events.Recorder:
+        recorder = events.Recorder(
+            api,
+            reporting_controller=f"{name}-controller",
+            qps=EVENTS_A_SECOND,
+            burst=2 * EVENTS_A_SECOND,
+            stop_timeout=DRAIN_WRITES,
+        )
+        self._recorders.append(recorder)
+        return recorder
+
     async def run(self) -> None:
         """Works while leading, until cancelled. Raises `LeaseLost`."""
-        recording = asyncio.create_task(self._recorder.run())
+        recording = [asyncio.create_task(each.run()) for each in self._recorders]
         try:
             if self._elector is None:
                 await self._lead()
             else:
                 await self._elector.run(self._lead)
         finally:
-            recording.cancel()
-            await asyncio.wait([recording])
+            for task in recording:
+                task.cancel()
+            await asyncio.wait(recording)
 
     async def _lead(self) -> None:
-        self._replicaset.watch()
+        for each in self._working:
+            each.watch()
         try:
             async with asyncio.TaskGroup() as working:
                 for watched in self._informers:
@@ -128,7 +168,8 @@ class Controllers:
                 for watched in self._informers:
                     await watched.synced.wait()
                 _log.info("working", replicasets=len(self._replicasets), pods=len(self._pods))
-                working.create_task(self._replicaset.run(self._plan.workers))
+                for each in self._working:
+                    working.create_task(each.run(self._plan.workers))
         finally:
             await asyncio.gather(*(watched.stop() for watched in self._informers))
 
@@ -147,7 +188,7 @@ async def run(plan: Plan, connection: config.Connection) -> None:
         client.Client(connection, user_agent=USER_AGENT) as api,
         client.Client(connection, user_agent=USER_AGENT) as side_api,
     ):
-        await preflight.check(side_api, access(plan.election))
+        await preflight.check(side_api, access(plan))
         parts = Controllers(plan, api, side_api)
         async with _server(parts, side_api, plan.served):
             await parts.run()

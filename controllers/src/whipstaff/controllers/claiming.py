@@ -10,6 +10,7 @@ upstream passes in: callers give only the children that are up for claiming.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -84,3 +85,17 @@ def release_patch(controller: Object, child: Object) -> Object:
     """The strategic merge patch that takes the controller's reference off a child."""
     reference = {"$patch": "delete", "uid": objects.uid(controller)}
     return {"metadata": {"uid": objects.uid(child), "ownerReferences": [reference]}}
+
+
+def controllers_of(child: Object) -> tuple[str]:
+    """The index of children by their controller; those without one are under their namespace."""
+    owner, namespace = objects.owner(child), objects.namespace(child)
+    if owner is None:
+        return (sys.intern(namespace),)
+    return (sys.intern(f"{namespace}/{owner['kind']}/{owner['name']}/{owner['uid']}"),)
+
+
+def of_controller(controller: Object, kind: str) -> str:
+    """The value of `controllers_of` for the children of a controller."""
+    name, namespace = objects.name(controller), objects.namespace(controller)
+    return f"{namespace}/{kind}/{name}/{objects.uid(controller)}"

@@ -124,6 +124,14 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+def is_namespace_terminating(error: WhipstaffError) -> bool:
+    """Whether nothing can be created because the namespace is about to go."""
+    if not isinstance(error, ApiError):
+        return False
+    causes = error.details.get("causes") or ()
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
 def from_status(status: int, answer: Any, retry_after: float | None = None) -> ApiError:
     """The error for an answer: a decoded ``Status`` object, or whatever else came with the code.
 

@@ -68,15 +68,7 @@ _stale_skips = prometheus_client.Counter(
 # ---- what the informers keep -------------------------------------------------------------------
 
 
-def controllers_of(pod: Object) -> tuple[str]:
-    """The index of pods by their controller; pods without one are under their namespace."""
-    owner, namespace = objects.owner(pod), objects.namespace(pod)
-    if owner is None:
-        return (sys.intern(namespace),)
-    return (sys.intern(f"{namespace}/{owner['kind']}/{owner['name']}/{owner['uid']}"),)
-
-
-POD_INDEXERS: Mapping[str, store.Indexer] = {POD_INDEX: controllers_of}
+POD_INDEXERS: Mapping[str, store.Indexer] = {POD_INDEX: claiming.controllers_of}
 
 
 def prune_replicaset(replicaset: Object) -> Object:
@@ -270,11 +262,9 @@ class ReplicaSetController:
 
     def _candidates(self, replicaset: Object) -> list[Object]:
         """A ReplicaSet's pods, and all pods of its namespace that are nobody's."""
-        namespace, name = objects.namespace(replicaset), objects.name(replicaset)
-        own = f"{namespace}/{KIND}/{name}/{objects.uid(replicaset)}"
         return [
-            *self._pods.by_index(POD_INDEX, own),
-            *self._pods.by_index(POD_INDEX, namespace),
+            *self._pods.by_index(POD_INDEX, claiming.of_controller(replicaset, KIND)),
+            *self._pods.by_index(POD_INDEX, objects.namespace(replicaset)),
         ]
 
     def _related(self, replicaset: Object) -> Iterator[Object]:
@@ -382,7 +372,7 @@ class ReplicaSetController:
             try:
                 pod = await self._api.create(resources.PODS, body, namespace)
             except errors.WhipstaffError as error:
-                if _is_namespace_terminating(error):
+                if errors.is_namespace_terminating(error):
                     return
                 report.failed(error)
                 raise
@@ -585,11 +575,3 @@ def _text(error: BaseException) -> str:
 
 def _problems(results: Sequence[object]) -> list[str]:
     return [_text(found) for found in results if isinstance(found, BaseException)]
-
-
-def _is_namespace_terminating(error: errors.WhipstaffError) -> bool:
-    """Whether nothing can be created because the namespace is about to go."""
-    if not isinstance(error, errors.ApiError):
-        return False
-    causes = error.details.get("causes") or ()
-    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)

@@ -228,11 +228,11 @@ class DeploymentController:
         if plan.create is not None:
             if not await self._create(key, deployment, plan.create):
                 return None
-            self._tell_scaled(deployment, plan, objects.name(plan.create))
-        for name, replicaset in plan.update.items():
+            self._tell_scaled(deployment, plan, plan.create)
+        for replicaset in plan.update.values():
             written = await self._api.update(resources.REPLICASETS, replicaset)
             self._own.wrote(key, resources.REPLICASETS, objects.resource_version(written))
-            self._tell_scaled(deployment, plan, name)
+            self._tell_scaled(deployment, plan, written)
         for replicaset in plan.delete:
             await self._delete(key, replicaset)
         if plan.replace is not None:
@@ -304,14 +304,21 @@ class DeploymentController:
             return
         self._own.wrote(key, resources.DEPLOYMENTS, objects.resource_version(written))
 
-    def _tell_scaled(self, deployment: Object, plan: reconciler.Plan, name: str) -> None:
-        if name in plan.scaled:
-            self._tell(deployment, [plan.scaled[name]])
+    def _tell_scaled(self, deployment: Object, plan: reconciler.Plan, replicaset: Object) -> None:
+        told = plan.scaled.get(objects.name(replicaset))
+        if told is not None:
+            # Named as related, so that two in one sync aren't taken for the same one repeated.
+            self._tell(deployment, [told], replicaset)
 
-    def _tell(self, deployment: Object, told: Iterable[reconciler.Told]) -> None:
+    def _tell(
+        self,
+        deployment: Object,
+        told: Iterable[reconciler.Told],
+        related: Object | None = None,
+    ) -> None:
         for each in told:
             action = _ACTIONS.get(each.reason, "Deploying")
-            self._recorder.event(deployment, each.type, each.reason, action, each.note)
+            self._recorder.event(deployment, each.type, each.reason, action, each.note, related)
 
 
 class _DeploymentHandler:

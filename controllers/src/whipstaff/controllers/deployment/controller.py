@@ -226,9 +226,10 @@ class DeploymentController:
 
     async def _carry_out(self, key: str, deployment: Object, plan: reconciler.Plan) -> float | None:
         if plan.create is not None:
-            if not await self._create(key, deployment, plan.create):
+            made = await self._create(key, deployment, plan.create)
+            if made is None:
                 return None
-            self._tell_scaled(deployment, plan, plan.create)
+            self._tell_scaled(deployment, plan, made)
         for replicaset in plan.update.values():
             written = await self._api.update(resources.REPLICASETS, replicaset)
             self._own.wrote(key, resources.REPLICASETS, objects.resource_version(written))
@@ -243,8 +244,8 @@ class DeploymentController:
             await self._write_status(key, plan.status)
         return plan.again
 
-    async def _create(self, key: str, deployment: Object, new: Object) -> bool:
-        """Make the new ReplicaSet; False where there is nothing more to do in this sync.
+    async def _create(self, key: str, deployment: Object, new: Object) -> Object | None:
+        """Make the new ReplicaSet; None where there is nothing more to do in this sync.
 
         Raises:
             errors.WhipstaffError: it can't be made now.
@@ -254,10 +255,10 @@ class DeploymentController:
             made = await self._api.create(resources.REPLICASETS, new, objects.namespace(new))
         except errors.AlreadyExists:
             await self._meet(key, deployment, new)
-            return False
+            return None
         except errors.ApiError as error:
             if errors.is_namespace_terminating(error):
-                return False
+                return None
             text = f'Failed to create new replica set "{name}": {error.message}'
             failed = reconciler.after_failed_creation(deployment, text, self._now())
             self._tell(deployment, [reconciler.Told("Warning", "ReplicaSetCreateError", text)])
@@ -265,7 +266,7 @@ class DeploymentController:
                 await self._write_status(key, failed)
             raise
         self._own.wrote(key, resources.REPLICASETS, objects.resource_version(made))
-        return True
+        return made
 
     async def _meet(self, key: str, deployment: Object, new: Object) -> None:
         """The name is taken: by our own ReplicaSet that the copy doesn't show, or by a stranger."""

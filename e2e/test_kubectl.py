@@ -200,7 +200,8 @@ def test_ports_are_forwarded(kubectl: Kubectl, cluster: clusters.Cluster) -> Non
 
 def test_a_pod_is_run_for_once(kubectl: Kubectl) -> None:
     done = kubectl(
-        "run", "once", "--rm", "-i", "--restart=Never", f"--image={BUSYBOX}", "--", "echo", "hi"
+        *("run", "once", "--rm", "-i", "--restart=Never", f"--image={BUSYBOX}", "--", "cat"),
+        data=b"hi\n",
     )
     assert b"hi\n" in done.stdout
 

@@ -124,7 +124,8 @@ def test_the_kubeconfig_is_printed_and_works(running: Cluster, tmp_path: pathlib
 def test_status_tells_about_every_component(running: Cluster) -> None:
     found = running.status()
     assert [c["name"] for c in found["components"]] == [
-        *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+        *("etcd", "kube-apiserver", "kube-controller-manager"),
+        *("whipstaff-controllers", "kube-scheduler"),
     ]
     assert {c["phase"] for c in found["components"]} == {"Running"}
     assert all(pathlib.Path(c["log"]).is_file() for c in found["components"])
@@ -166,7 +167,7 @@ def test_a_component_that_is_killed_comes_back(running: Cluster) -> None:
     before = running.pid("kube-scheduler")
     os.kill(before, signal.SIGKILL)
     eventually(lambda: running.status()["problems"] == [])
-    component = running.status()["components"][3]
+    (component,) = (c for c in running.status()["components"] if c["name"] == "kube-scheduler")
     assert component["restarts"] == 1
     assert component["pid"] != before
     assert 'why="was ended by signal 9"' in running.place.log("supervisor").read_text()
@@ -211,7 +212,7 @@ def test_down_leaves_nothing_after_the_supervisor_was_killed(cluster: Cluster) -
     os.kill(cluster.pid("supervisor"), signal.SIGKILL)
     eventually(lambda: cluster.status()["supervisor"]["pid"] is None)
     assert "its supervisor was killed" in cluster.run("status").stdout
-    assert len(processes.owned_by(cluster.place.root)) == 4
+    assert len(processes.owned_by(cluster.place.root)) == 5
     cluster.down()
     cluster.assert_nothing_is_left()
 

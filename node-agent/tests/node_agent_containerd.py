@@ -104,6 +104,12 @@ class Site:
         lines = pathlib.Path(run.log_path).read_text().splitlines()
         return "\n".join(line.split(" ", 3)[3] for line in lines)
 
+    async def wrote(self, run: provider.RuntimeContainer, text: str, limit: float = 10) -> None:
+        """Wait until a container has written something."""
+        async with asyncio.timeout(limit):
+            while text not in self.output(run):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def pod(self, uid: str) -> provider.RuntimePod:
         (found,) = await self.provider.list(uid)
         return found
@@ -157,5 +163,15 @@ class Site:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             for pod in await self.provider.list():
-                await self.provider.remove(pod)
+                await self._remove(pod)
             await self.provider.close()
+
+    async def _remove(self, pod: provider.RuntimePod) -> None:
+        """Remove a pod as the agent does: again, where containerd's shim ended in the middle."""
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    return await self.provider.remove(pod)
+                except provider.ProviderError as error:
+                    print(f"to be removed again: {error}")
+                    await asyncio.sleep(0.2)

@@ -29,6 +29,7 @@ pytestmark = [
 ]
 
 RUNNING, EXITED = provider.State.RUNNING, provider.State.EXITED
+STUBBORN = "trap '' TERM; echo deaf; while :; do sleep 0.05; done"
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +121,9 @@ async def test_a_container_that_uses_too_much_memory_was_killed_for_it(site: Sit
 
 
 async def test_a_container_that_does_not_listen_is_killed_when_its_time_is_over(site: Site) -> None:
-    web = pod(container("app", "trap '' TERM; while :; do sleep 0.05; done"))
+    web = pod(container("app", STUBBORN))
     _, run = await site.run(web)
+    await site.wrote(run, "deaf")
     began = time.monotonic()
     stopped = await site.provider.stop_container(web, run, 1)
     assert 0.9 < time.monotonic() - began < 5
@@ -129,8 +131,9 @@ async def test_a_container_that_does_not_listen_is_killed_when_its_time_is_over(
 
 
 async def test_less_grace_takes_the_place_of_more(site: Site) -> None:
-    web = pod(container("app", "trap '' TERM; while :; do sleep 0.05; done"))
+    web = pod(container("app", STUBBORN))
     _, run = await site.run(web)
+    await site.wrote(run, "deaf")
     patient = asyncio.create_task(site.provider.stop_container(web, run, 60))
     await asyncio.sleep(0.3)
     patient.cancel()

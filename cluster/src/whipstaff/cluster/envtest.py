@@ -210,6 +210,7 @@ class ControlPlane:
         self._write_kubeconfig(name, user, pair)
         settings = dataclasses.replace(
             self.settings,
+            stock=frozenset({"controllers"}),
             binaries={**self.settings.binaries, **binaries.resolve((name,))},
             extra={name: flags},
         )

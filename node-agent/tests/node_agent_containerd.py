@@ -168,10 +168,8 @@ class Site:
 
     async def _remove(self, pod: provider.RuntimePod) -> None:
         """Remove a pod as the agent does: again, where containerd's shim ended in the middle."""
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    return await self.provider.remove(pod)
-                except provider.ProviderError as error:
-                    print(f"to be removed again: {error}")
-                    await asyncio.sleep(0.2)
+        for _ in range(10):
+            with contextlib.suppress(provider.ProviderError):
+                return await self.provider.remove(pod)
+            await asyncio.sleep(0.5)
+        return await self.provider.remove(pod)

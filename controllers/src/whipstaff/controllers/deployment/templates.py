@@ -27,12 +27,11 @@ LONGEST_NAME = 253
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _AMOUNTS = frozenset({"limits", "requests", "overhead"})
 _AMOUNT = frozenset({"sizeLimit", "divisor"})
-_VALUES = frozenset(
-    {
-        *("annotations", "labels", "matchLabels", "metadata", "nodeSelector", "resources"),
-        *("options", "volumeAttributes", *_AMOUNTS),
-    }
+_TEXTS = frozenset(
+    {"annotations", "labels", "matchLabels", "nodeSelector", "options", "volumeAttributes"}
 )
+"""Fields whose keys are the user's, and mean nothing here."""
+_VALUES = frozenset({"metadata", "resources", *_TEXTS, *_AMOUNTS})
 """Fields that mean the same when they are empty and when they are absent, being no pointers."""
 
 
@@ -77,6 +76,8 @@ def _fields(value: Mapping[str, Any]) -> Object:
     for name, field in value.items():
         if name in _AMOUNTS and isinstance(field, dict):
             kept: Any = {resource: _amount(amount) for resource, amount in field.items()}
+        elif name in _TEXTS and isinstance(field, dict):
+            kept = field
         elif name in _AMOUNT:
             kept = _amount(field)
         else:

@@ -22,6 +22,7 @@ LONGEST_HISTORY = 2000
 """Characters."""
 
 _LARGEST, _LARGEST_COUNT = 2**63 - 1, 2**31 - 1
+_MOST_DIGITS = len(str(_LARGEST))
 _NOT_COPIED = frozenset(
     {
         *(REVISION, HISTORY, DESIRED, MAXIMUM, ROLLBACK),
@@ -38,12 +39,12 @@ def revision(replicaset: Mapping[str, Any]) -> int | None:
 
 def highest(replicasets: Iterable[Mapping[str, Any]]) -> int:
     """The highest revision; 0 where there is none."""
-    return max((number for each in replicasets if (number := revision(each))), default=0)
+    return max(_positive(replicasets), default=0)
 
 
 def last(replicasets: Iterable[Mapping[str, Any]]) -> int:
     """The revision before the highest; 0 where there is none."""
-    found = sorted((number for each in replicasets if (number := revision(each))), reverse=True)
+    found = sorted(_positive(replicasets), reverse=True)
     return found[1] if len(found) > 1 else 0
 
 
@@ -81,10 +82,8 @@ def set_replicas(annotations: dict[str, str], desired: int, maximum: int) -> boo
 
 def count(replicaset: Mapping[str, Any], name: str) -> int | None:
     """The number of replicas that an annotation names; None where there is none to be read."""
-    text = objects.annotations(replicaset).get(name, "")
-    if not (text.isascii() and text.isdecimal()):
-        return None
-    return int(text) if int(text) <= _LARGEST_COUNT else None
+    number = _whole(objects.annotations(replicaset).get(name, ""))
+    return number if number is not None and number <= _LARGEST_COUNT else None
 
 
 def after_rollback(deployment: Mapping[str, Any], replicaset: Mapping[str, Any]) -> dict[str, str]:
@@ -112,9 +111,22 @@ def _append(annotations: dict[str, str], text: str) -> None:
         annotations[HISTORY] = ",".join([*entries, text])
 
 
+def _positive(replicasets: Iterable[Mapping[str, Any]]) -> list[int]:
+    return [number for each in replicasets if (number := revision(each)) and number > 0]
+
+
 def _number(text: str) -> int | None:
-    digits = text[1:] if text[:1] in {"-", "+"} else text
-    if not (digits.isascii() and digits.isdecimal()):
+    """An int64, signed or not; None if the text is none."""
+    number = _whole(text[1:] if text[:1] in {"-", "+"} else text)
+    if number is None:
         return None
-    number = int(text)
-    return number if -_LARGEST - 1 <= number <= _LARGEST else None
+    signed = -number if text.startswith("-") else number
+    return signed if -_LARGEST - 1 <= signed <= _LARGEST else None
+
+
+def _whole(digits: str) -> int | None:
+    """The number; None if there are other characters, or so many that it is none of ours."""
+    significant = digits.lstrip("0")
+    if not (digits.isascii() and digits.isdecimal()) or len(significant) > _MOST_DIGITS:
+        return None
+    return int(significant or "0")

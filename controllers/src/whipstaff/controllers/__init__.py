@@ -2,5 +2,12 @@
 
 A folder a controller: what decides is pure (`reconciler` and what it stands on), and one module,
 `controller`, reads and writes the cluster. `claiming` and `own_writes` serve both; `app` puts the
-process together.
+controllers together, and `operator` gives them to kopf, which has the process.
 """
+
+import sys
+
+if "kopf.cli" in sys.modules:  # `kopf run -m whipstaff.controllers` wants its handlers registered.
+    from whipstaff.controllers import operator
+
+    operator.register_defaults()

@@ -1,9 +1,9 @@
 """The controllers put together: what they share, and in which order it starts and ends.
 
-Its loop is the process's: check the API server and the rights, serve health and metrics, take the
-lease, read everything once and then work until cancelled. SIGTERM cancels it: what is being written
-is finished, events are written out, and the lease is released, in this order. A lost lease ends it
-at once, because somebody else leads by then.
+`run` checks the API server and the rights, serves health and metrics, takes the lease, reads
+everything once and then works until cancelled: what is being written is finished, events are
+written out, and the lease is released, in this order. A lost lease ends it at once, because
+somebody else leads by then. `operator` has the process, and calls this.
 
 Nothing is watched before the lease is held, so a replica that waits costs the API server nothing.
 Answers to `cmd/kube-controller-manager/app/controllermanager.go`.
@@ -12,10 +12,11 @@ Answers to `cmd/kube-controller-manager/app/controllermanager.go`.
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-from whipstaff.controllers.deployment import controller as deployment
-from whipstaff.controllers.replicaset import controller as replicaset
+from whipstaff.controllers.deployment import controller as deployments
+from whipstaff.controllers.replicaset import controller as replicasets
 from whipstaff.runtime import (
     client,
     config,
@@ -28,6 +29,8 @@ from whipstaff.runtime import (
     resources,
     serving,
 )
+
+Object: TypeAlias = dict[str, Any]
 
 DEPLOYMENT, REPLICASET = "deployment", "replicaset"
 CONTROLLERS = (DEPLOYMENT, REPLICASET)
@@ -47,12 +50,13 @@ class Plan:
     Attributes:
         controllers: names of `CONTROLLERS`.
         workers: how many objects each works on at the same time.
+        served: where health and metrics are served; None serves nothing.
     """
 
     controllers: Sequence[str]
     workers: int
     election: flags.LeaderElection
-    served: flags.Serving
+    served: flags.Serving | None
 
 
 def access(plan: Plan) -> list[preflight.Access]:
@@ -85,6 +89,9 @@ class Controllers:
     """One process's parts. `api` is for its work, `side_api` for events and the lease.
 
     Two clients, so that a burst of pods can't keep the lease from being renewed.
+
+    Attributes:
+        leading: set once the lease is held and everything has been read.
     """
 
     def __init__(self, plan: Plan, api: client.Client, side_api: client.Client) -> None:
@@ -92,45 +99,48 @@ class Controllers:
         self._pods = informer.Informer(
             api,
             resources.PODS,
-            transform=replicaset.prune_pod,
-            indexers=replicaset.POD_INDEXERS,
+            transform=replicasets.prune_pod,
+            indexers=replicasets.POD_INDEXERS,
         )
         self._replicasets = informer.Informer(
             api,
             resources.REPLICASETS,
-            transform=replicaset.prune_replicaset,
-            indexers=deployment.REPLICASET_INDEXERS,
+            transform=replicasets.prune_replicaset,
+            indexers=deployments.REPLICASET_INDEXERS,
         )
         self._informers = [self._pods, self._replicasets]
         self._recorders: list[events.Recorder] = []
-        self._working: list[deployment.DeploymentController | replicaset.ReplicaSetController] = []
+        self._working: list[
+            deployments.DeploymentController | replicasets.ReplicaSetController
+        ] = []
         if REPLICASET in plan.controllers:
             recorder = self._recorder(side_api, REPLICASET)
             self._working.append(
-                replicaset.ReplicaSetController(api, self._replicasets, self._pods, recorder)
+                replicasets.ReplicaSetController(api, self._replicasets, self._pods, recorder)
             )
         if DEPLOYMENT in plan.controllers:
             self._working.append(self._deployment(api, side_api))
+        self.leading = asyncio.Event()
         self._elector: leases.LeaderElector | None = None
         if plan.election.leader_elect:
             self._elector = _elector(plan.election, side_api)
 
     def _deployment(
         self, api: client.Client, side_api: client.Client
-    ) -> deployment.DeploymentController:
+    ) -> deployments.DeploymentController:
         copies = informer.Informer(
             api,
             resources.DEPLOYMENTS,
-            transform=replicaset.prune_replicaset,
-            indexers=deployment.DEPLOYMENT_INDEXERS,
+            transform=replicasets.prune_replicaset,
+            indexers=deployments.DEPLOYMENT_INDEXERS,
         )
         self._informers.append(copies)
-        return deployment.DeploymentController(
+        return deployments.DeploymentController(
             api,
             copies,
             self._replicasets,
             self._pods,
-            replicaset.POD_INDEX,
+            replicasets.POD_INDEX,
             self._recorder(side_api, DEPLOYMENT),
         )
 
@@ -170,35 +180,52 @@ class Controllers:
                 _log.info("working", replicasets=len(self._replicasets), pods=len(self._pods))
                 for each in self._working:
                     working.create_task(each.run(self._plan.workers))
+                self.leading.set()
         finally:
             await asyncio.gather(*(watched.stop() for watched in self._informers))
 
-    def show(self, server: serving.Server) -> None:
-        """Adds what `server` checks: the lease, and whether everything has been read."""
-        server.add_check("leaderElection", self._check_lease)
+    def notice(self, deployment: Object) -> None:
+        """Look at a Deployment, of which only the metadata counts, once its copy is as new."""
+        for each in self._working:
+            if isinstance(each, deployments.DeploymentController):
+                each.notice(deployment)
 
-    def _check_lease(self) -> None:
+    def check_lease(self) -> None:
+        """Raises `LeaseExpired` where the lease should have been renewed long ago."""
         if self._elector is not None:
             self._elector.check()
 
 
-async def run(plan: Plan, connection: config.Connection) -> None:
-    """The whole process. Raises `StartupError` and `LeaseLost`."""
+async def run(
+    plan: Plan, connection: config.Connection, started: Callable[[Controllers], None]
+) -> None:
+    """All of the controllers' work, until cancelled.
+
+    Args:
+        plan: what to run.
+        connection: with which API server, and as whom.
+        started: is told the parts, before they work.
+
+    Raises:
+        errors.StartupError: the API server is away, or rights are missing.
+        leases.LeaseLost: somebody else leads.
+    """
     async with (
         client.Client(connection, user_agent=USER_AGENT) as api,
         client.Client(connection, user_agent=USER_AGENT) as side_api,
     ):
         await preflight.check(side_api, access(plan))
         parts = Controllers(plan, api, side_api)
+        started(parts)
         async with _server(parts, side_api, plan.served):
             await parts.run()
 
 
 def _server(
-    parts: Controllers, api: client.Client, served: flags.Serving
+    parts: Controllers, api: client.Client, served: flags.Serving | None
 ) -> contextlib.AbstractAsyncContextManager[object]:
-    """The server of health and metrics, or nothing where the port is 0."""
-    if not served.port:
+    """The server of health and metrics, or nothing where none is wanted."""
+    if served is None or not served.port:
         return contextlib.nullcontext()
     server = serving.Server(
         bind_address=served.bind_address,
@@ -208,7 +235,7 @@ def _server(
         client_ca=served.client_ca,
         client=api,
     )
-    parts.show(server)
+    server.add_check("leaderElection", parts.check_lease)
     return server
 
 

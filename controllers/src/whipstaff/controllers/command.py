@@ -62,4 +62,6 @@ def command(
     leader_election.validate()
     plan = app.Plan(chosen(controllers), workers, leader_election, serving)
     connection = config.load(kubeconfig)
-    commands.run(lambda: app.run(plan, connection))
+    from whipstaff.controllers import operator  # noqa: PLC0415 (kopf is slow to import)
+
+    commands.run(lambda: operator.run(plan, connection))

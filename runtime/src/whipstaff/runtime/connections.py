@@ -93,6 +93,11 @@ class Connection:
         """The client certificate in use."""
         return self._credentials.certificate if self._credentials else None
 
+    @property
+    def lifetime(self) -> float:
+        """Seconds for which the credentials in use hold from when they were got."""
+        return self._credentials.lifetime if self._credentials else 0
+
     async def headers(self) -> Mapping[str, str]:
         """The headers that prove the identity; the same object for as long as they hold.
 

@@ -88,24 +88,25 @@ def new_size(deployment: Mapping[str, Any], every: Sequence[Object], new: Object
 def old_sizes(deployment: Mapping[str, Any], old: Iterable[Object], new: Object) -> Sizes:
     """What the old ReplicaSets of a rolling update can be scaled down to now.
 
-    First what isn't available anyway, then as many as may be missing; the oldest first.
+    First what isn't available anyway, then as many as may be missing; the oldest first. A
+    ReplicaSet that was scaled down still reports the pods that are to go: they count for nothing.
+    Upstream takes those of the newest for available, and does nothing while an old one has any.
     """
     ordered = sorted(active(old), key=age_key)
     least = replicas(deployment) - max_unavailable(deployment)
-    new_unavailable = replicas(new) - counted(new, "availableReplicas")
-    budget = total([*ordered, new]) - least - new_unavailable
+    budget = total(ordered) + _staying(new) - least
     if budget <= 0 or not ordered:
         return {}
     sizes = {objects.name(each): replicas(each) for each in ordered}
     before = dict(sizes)
     for each in ordered:
         name = objects.name(each)
-        step = max(0, min(budget, sizes[name] - counted(each, "availableReplicas")))
+        step = min(budget, sizes[name] - _staying(each))
         sizes[name] -= step
         budget -= step
         if budget <= 0:
             break
-    spare = sum(counted(each, "availableReplicas") for each in [*ordered, new]) - least
+    spare = sum(_staying(each) for each in [*ordered, new]) - least
     for name, size in sizes.items():
         if spare <= 0:
             break
@@ -113,6 +114,11 @@ def old_sizes(deployment: Mapping[str, Any], old: Iterable[Object], new: Object)
         sizes[name] -= step
         spare -= step
     return {name: size for name, size in sizes.items() if size != before[name]}
+
+
+def _staying(replicaset: Object) -> int:
+    """How many of the available pods a ReplicaSet keeps."""
+    return min(replicas(replicaset), counted(replicaset, "availableReplicas"))
 
 
 def proportional_sizes(deployment: Mapping[str, Any], every: Iterable[Object]) -> Sizes:

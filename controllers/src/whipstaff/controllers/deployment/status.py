@@ -108,12 +108,7 @@ def rolled_out(
         status = without(status, PROGRESSING)
     elif not _was_complete(deployment, status):
         status = _with_progress(deployment, status, new, now)
-    failure = _failure(every, new)
-    if failure is None:
-        return without(status, FAILURE)
-    current = condition(status, FAILURE)
-    same = current and all(current.get(k) == failure.get(k) for k in ("status", "reason"))
-    return status if same else _put(status, failure)
+    return _with_failure(status, _failure(every, new))
 
 
 def is_complete(deployment: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
@@ -132,7 +127,7 @@ def next_check(
     current = condition(deployment.get("status") or {}, PROGRESSING)
     if not has_deadline(deployment) or current is None:
         return None
-    if is_complete(deployment, status) or current.get("reason") == TIMED_OUT:
+    if is_complete(deployment, status) or current.get("reason") in (TIMED_OUT, COMPLETE):
         return None
     return max(0.0, _deadline(deployment, current) - now) + 1.0
 
@@ -198,8 +193,20 @@ def _timed_out(deployment: Mapping[str, Any], status: Object, now: float) -> boo
 
 
 def _deadline(deployment: Mapping[str, Any], current: Mapping[str, Any]) -> float:
-    since = objects.parse_time(current["lastUpdateTime"])
+    at = current.get("lastUpdateTime")
+    since = objects.parse_time(at) if at else 0.0
     return since + float(deployment["spec"]["progressDeadlineSeconds"])
+
+
+def _with_failure(status: Object, failure: Object | None) -> Object:
+    if failure is None:
+        return without(status, FAILURE)
+    current = condition(status, FAILURE)
+    if current is None or current["status"] != failure["status"]:
+        return _put(status, failure)
+    if current.get("reason") == failure.get("reason"):
+        return status
+    return _put(status, {**failure, "lastTransitionTime": current.get("lastTransitionTime")})
 
 
 def _failure(every: Iterable[Object], new: Object | None) -> Object | None:
@@ -217,12 +224,12 @@ def _failure(every: Iterable[Object], new: Object | None) -> Object | None:
 def _timed(new: Statement, current: Mapping[str, Any] | None, now: float) -> Object:
     """The condition with its times; that of the transition stays while the status does."""
     at = objects.format_time(now)
-    same = current is not None and current["status"] == new.status
+    same = current if current and current["status"] == new.status else {}
     return {
         "type": new.type,
         "status": new.status,
         "lastUpdateTime": at,
-        "lastTransitionTime": current["lastTransitionTime"] if current and same else at,
+        "lastTransitionTime": same.get("lastTransitionTime") or at,
         "reason": new.reason,
         "message": new.message,
     }

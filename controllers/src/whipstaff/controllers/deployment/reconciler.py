@@ -211,8 +211,9 @@ class _Step:
         return True
 
     def clean_up(self) -> None:
-        """Forget the oldest revisions."""
-        self.plan.delete = history.superfluous(self.deployment, self.old)
+        """Forget the oldest revisions; not one that is scaled in this step."""
+        found = history.superfluous(self.deployment, self.old)
+        self.plan.delete = [each for each in found if objects.name(each) not in self.plan.update]
 
     def finish(self, *, rollout: bool) -> Plan:
         """The plan, with the status that follows from it."""

@@ -106,7 +106,25 @@ def _controllers() -> list[tuple[resources.Resource, _Manifest]]:
             _rule("events.k8s.io", ["events"], ["create", "update", "patch"]),
         ],
     )
+    looking = f"{user}:lookout"
+    lookout = _role(
+        looking,
+        [
+            _rule("apps", ["deployments", "replicasets"], ["create"]),
+            _rule(
+                *("apps", ["deployments", "replicasets"], ["get", "delete"]),
+                resource_names=[f"{user}-probe"],
+            ),
+            _rule(
+                *("coordination.k8s.io", ["leases"], ["get"]),
+                resource_names=["kube-controller-manager"],
+            ),
+        ],
+        namespace="kube-system",
+    )
     return [
+        lookout,
+        _binding(looking, looking, user),
         *(
             _cluster_binding(f"{user}:{name}", f"system:controller:{name}-controller", user)
             for name in ("deployment", "replicaset")

@@ -310,6 +310,7 @@ def controllers(settings: Settings) -> Component:
     flags = {
         "controllers": ",".join(CONTROLLERS),
         "leader-elect": "false",
+        "look-for-stock": "false",
         "bind-address": ports.LOOPBACK,
         "secure-port": str(port),
     }

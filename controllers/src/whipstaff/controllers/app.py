@@ -12,9 +12,11 @@ Answers to `cmd/kube-controller-manager/app/controllermanager.go`.
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
+from whipstaff.controllers import rivals
+from whipstaff.controllers import shadow as shadows
 from whipstaff.controllers.deployment import controller as deployments
 from whipstaff.controllers.replicaset import controller as replicasets
 from whipstaff.runtime import (
@@ -28,9 +30,11 @@ from whipstaff.runtime import (
     preflight,
     resources,
     serving,
+    workqueue,
 )
 
 Object: TypeAlias = dict[str, Any]
+Sync: TypeAlias = Callable[[str], Awaitable[float | None]]
 
 DEPLOYMENT, REPLICASET = "deployment", "replicaset"
 CONTROLLERS = (DEPLOYMENT, REPLICASET)
@@ -50,6 +54,8 @@ class Plan:
     Attributes:
         controllers: names of `CONTROLLERS`.
         workers: how many objects each works on at the same time.
+        look_for_stock: refuse to work beside the stock controllers.
+        shadow: write nothing, and tell what would have been done otherwise.
         served: where health and metrics are served; None serves nothing.
     """
 
@@ -57,24 +63,36 @@ class Plan:
     workers: int
     election: flags.LeaderElection
     served: flags.Serving | None
+    look_for_stock: bool = True
+    shadow: bool = False
 
 
 def access(plan: Plan) -> list[preflight.Access]:
     """The rights without which the controllers can't do their work."""
     watched = [resources.PODS, resources.REPLICASETS]
+    needed = []
+    if not plan.shadow:
+        needed += _writes(plan)
+    if DEPLOYMENT in plan.controllers:
+        watched.append(resources.DEPLOYMENTS)
+    needed += [
+        preflight.Access(verb, each) for each in watched for verb in ("get", "list", "watch")
+    ]
+    return needed
+
+
+def _writes(plan: Plan) -> list[preflight.Access]:
     needed = [preflight.Access("create", resources.EVENTS)]
     if REPLICASET in plan.controllers:
         needed += [preflight.Access(verb, resources.PODS) for verb in ("create", "delete", "patch")]
         needed.append(preflight.Access("update", resources.REPLICASETS, "status"))
     if DEPLOYMENT in plan.controllers:
-        watched.append(resources.DEPLOYMENTS)
         writes = ("create", "update", "patch", "delete")
         needed += [preflight.Access(verb, resources.REPLICASETS) for verb in writes]
         needed.append(preflight.Access("update", resources.DEPLOYMENTS))
         needed.append(preflight.Access("update", resources.DEPLOYMENTS, "status"))
-    needed += [
-        preflight.Access(verb, each) for each in watched for verb in ("get", "list", "watch")
-    ]
+    if plan.look_for_stock:
+        needed += rivals.access(plan.controllers)
     if plan.election.leader_elect:
         space, name = plan.election.resource_namespace, plan.election.resource_name
         needed += [
@@ -109,43 +127,41 @@ class Controllers:
             indexers=deployments.REPLICASET_INDEXERS,
         )
         self._informers = [self._pods, self._replicasets]
+        self._lookout: rivals.Lookout | None = None
+        if plan.look_for_stock and not plan.shadow:
+            self._lookout = rivals.Lookout(side_api, plan.controllers)
         self._recorders: list[events.Recorder] = []
-        self._working: list[
-            deployments.DeploymentController | replicasets.ReplicaSetController
-        ] = []
+        self._replicaset: replicasets.ReplicaSetController | None = None
+        self._deployment: deployments.DeploymentController | None = None
         if REPLICASET in plan.controllers:
             recorder = self._recorder(side_api, REPLICASET)
-            self._working.append(
-                replicasets.ReplicaSetController(api, self._replicasets, self._pods, recorder)
+            self._replicaset = replicasets.ReplicaSetController(
+                api, self._replicasets, self._pods, recorder
             )
         if DEPLOYMENT in plan.controllers:
-            self._working.append(self._deployment(api, side_api))
+            self._deployments = informer.Informer(
+                api,
+                resources.DEPLOYMENTS,
+                transform=replicasets.prune_replicaset,
+                indexers=deployments.DEPLOYMENT_INDEXERS,
+            )
+            self._informers.append(self._deployments)
+            self._deployment = deployments.DeploymentController(
+                api,
+                self._deployments,
+                self._replicasets,
+                self._pods,
+                replicasets.POD_INDEX,
+                self._recorder(side_api, DEPLOYMENT),
+            )
         self.leading = asyncio.Event()
         self._elector: leases.LeaderElector | None = None
-        if plan.election.leader_elect:
+        if plan.election.leader_elect and not plan.shadow:
             self._elector = _elector(plan.election, side_api)
 
-    def _deployment(
-        self, api: client.Client, side_api: client.Client
-    ) -> deployments.DeploymentController:
-        copies = informer.Informer(
-            api,
-            resources.DEPLOYMENTS,
-            transform=replicasets.prune_replicaset,
-            indexers=deployments.DEPLOYMENT_INDEXERS,
-        )
-        self._informers.append(copies)
-        return deployments.DeploymentController(
-            api,
-            copies,
-            self._replicasets,
-            self._pods,
-            replicasets.POD_INDEX,
-            self._recorder(side_api, DEPLOYMENT),
-        )
-
     def _recorder(self, api: client.Client, name: str) -> events.Recorder:
-        recorder = events.Recorder(
+        kind = shadows.SilentRecorder if self._plan.shadow else events.Recorder
+        recorder = kind(
             api,
             reporting_controller=f"{name}-controller",
             qps=EVENTS_A_SECOND,
@@ -169,26 +185,47 @@ class Controllers:
             await asyncio.wait(recording)
 
     async def _lead(self) -> None:
-        for each in self._working:
-            each.watch()
+        work = self._watch()
         try:
             async with asyncio.TaskGroup() as working:
                 for watched in self._informers:
                     working.create_task(_follow(watched.start()))
+                if self._lookout is not None:
+                    await self._lookout.look()
                 for watched in self._informers:
                     await watched.synced.wait()
                 _log.info("working", replicasets=len(self._replicasets), pods=len(self._pods))
-                for each in self._working:
-                    working.create_task(each.run(self._plan.workers))
+                for queue, sync in work:
+                    working.create_task(workqueue.run_workers(queue, sync, self._plan.workers))
+                if self._lookout is not None:
+                    working.create_task(self._lookout.keep_looking())
                 self.leading.set()
         finally:
             await asyncio.gather(*(watched.stop() for watched in self._informers))
 
+    def _watch(self) -> list[tuple[workqueue.WorkQueue[str], Sync]]:
+        """Connect informers and queues; gives each queue and what works on it."""
+        work: list[tuple[workqueue.WorkQueue[str], Sync]] = []
+        if self._deployment is not None:
+            sync: Sync = self._deployment.sync
+            if self._plan.shadow:
+                shadow = shadows.Shadow(DEPLOYMENT, self._deployment.queue)
+                shadow.watch(self._deployments, self._replicasets)
+                sync = shadow.watched(sync)
+            self._deployment.watch()
+            work.append((self._deployment.queue, sync))
+        if self._replicaset is not None:
+            sync = self._replicaset.sync
+            if self._plan.shadow:
+                sync = shadows.Shadow(REPLICASET, self._replicaset.queue).watched(sync)
+            self._replicaset.watch()
+            work.append((self._replicaset.queue, sync))
+        return work
+
     def notice(self, deployment: Object) -> None:
         """Look at a Deployment, of which only the metadata counts, once its copy is as new."""
-        for each in self._working:
-            if isinstance(each, deployments.DeploymentController):
-                each.notice(deployment)
+        if self._deployment is not None:
+            self._deployment.notice(deployment)
 
     def check_lease(self) -> None:
         """Raises `LeaseExpired` where the lease should have been renewed long ago."""
@@ -208,10 +245,12 @@ async def run(
 
     Raises:
         errors.StartupError: the API server is away, or rights are missing.
+        rivals.RivalFound: the stock controllers do this work.
         leases.LeaseLost: somebody else leads.
     """
+    kind = shadows.NotingClient if plan.shadow else client.Client
     async with (
-        client.Client(connection, user_agent=USER_AGENT) as api,
+        kind(connection, user_agent=USER_AGENT) as api,
         client.Client(connection, user_agent=USER_AGENT) as side_api,
     ):
         await preflight.check(side_api, access(plan))

@@ -48,6 +48,18 @@ def chosen(text: str) -> tuple[str, ...]:
     show_default=True,
     help="How many objects each controller works on at the same time.",
 )
+@click.option(
+    "--look-for-stock",
+    type=click.BOOL,
+    default=True,
+    show_default=True,
+    help="Whether to refuse to work beside the stock controllers.",
+)
+@click.option(
+    "--shadow",
+    is_flag=True,
+    help="Write nothing, and tell what the stock controllers do otherwise than these would.",
+)
 @flags.leader_election_options(app.LEASE)
 @flags.serving_options(10257)
 @flags.logging_options
@@ -55,12 +67,14 @@ def command(
     kubeconfig: str | None,
     controllers: str,
     workers: int,
+    look_for_stock: bool,
+    shadow: bool,
     leader_election: flags.LeaderElection,
     serving: flags.Serving,
 ) -> None:
     """Keep Deployments and ReplicaSets as they were asked for."""
     leader_election.validate()
-    plan = app.Plan(chosen(controllers), workers, leader_election, serving)
+    plan = app.Plan(chosen(controllers), workers, leader_election, serving, look_for_stock, shadow)
     connection = config.load(kubeconfig)
     from whipstaff.controllers import operator  # noqa: PLC0415 (kopf is slow to import)
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from whipstaff.controllers import claiming, own_writes
+from whipstaff.controllers import claiming, own_writes, rivals
 from whipstaff.controllers.deployment import arithmetic, reconciler, templates
 from whipstaff.runtime import (
     client,
@@ -115,6 +115,8 @@ class DeploymentController:
         deployment = self._deployments.get(key)
         if deployment is None:
             self._own.forget(key)
+            return None
+        if rivals.is_probe(deployment):
             return None
         seen = {
             resources.DEPLOYMENTS: self._deployments.resource_version,

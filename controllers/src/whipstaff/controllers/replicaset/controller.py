@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 
 import prometheus_client
 
-from whipstaff.controllers import claiming, own_writes
+from whipstaff.controllers import claiming, own_writes, rivals
 from whipstaff.controllers.replicaset import ranking, reconciler, status
 from whipstaff.runtime import (
     client,
@@ -190,6 +190,8 @@ class ReplicaSetController:
         replicaset = self._replicasets.get(key)
         if replicaset is None:
             self._own.forget(key)
+            return None
+        if rivals.is_probe(replicaset):
             return None
         seen = {
             resources.PODS: self._pods.resource_version,

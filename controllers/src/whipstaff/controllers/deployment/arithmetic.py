@@ -118,7 +118,7 @@ def old_sizes(deployment: Mapping[str, Any], old: Iterable[Object], new: Object)
 
 def _staying(replicaset: Object) -> int:
     """How many of the available pods a ReplicaSet keeps."""
-    return counted(replicaset, "availableReplicas")
+    return min(replicas(replicaset), counted(replicaset, "availableReplicas"))
 
 
 def proportional_sizes(deployment: Mapping[str, Any], every: Iterable[Object]) -> Sizes:

@@ -32,7 +32,11 @@ COUNTS = (
     *("unavailableReplicas", "terminatingReplicas"),
 )
 _PLAN = app.Plan(
-    app.CONTROLLERS, 5, flags.LeaderElection(leader_elect=False), flags.Serving("127.0.0.1", 0)
+    controllers=app.CONTROLLERS,
+    workers=5,
+    look_for_stock=False,
+    election=flags.LeaderElection(leader_elect=False),
+    served=None,
 )
 
 
@@ -53,8 +57,7 @@ class Cluster:
             running = asyncio.create_task(parts.run())
             try:
                 async with asyncio.timeout(WAIT):
-                    for copy in parts._informers:
-                        await copy.synced.wait()
+                    await parts.leading.wait()
                 yield parts
             finally:
                 running.cancel()

@@ -213,6 +213,27 @@ def test_a_deployment_that_recreates_scales_its_only_replicaset_with_pods() -> N
     assert reconcile(deployment(5, strategy=strategy), *every).update == {}
 
 
+def test_a_deployment_that_recreates_lets_old_pods_go_though_it_was_scaled() -> None:
+    # Its strategy was changed in the middle of a rolling update.
+    strategy = {"type": "Recreate"}
+    every = [replicaset(2, 1, (3, 4)), replicaset(1, 2, (3, 4), "web")]
+    plan = reconcile(deployment(5, strategy=strategy, paused=False), *every)
+    assert sizes_after(plan, *every) == [0, 1]
+    plan = reconcile(deployment(5, strategy=strategy, paused=False), every[1])
+    assert sizes_after(plan, every[1]) == [5]
+
+
+def test_a_size_that_is_right_by_chance_holds_no_rollout_up() -> None:
+    # Left over from a Deployment of 3, and scaled by hand since.
+    made = deployment(5, paused=False)
+    old = replicaset(5, 1, (3, 3), available=5)
+    plan = reconcile(made, old)
+    assert sizes_after(plan, old) == [5]
+    assert plan.scaled == {}
+    assert objects.annotations(plan.update["foo-v1"])[revisions.DESIRED] == "5"
+    assert reconcile(made, plan.update["foo-v1"]).create is not None
+
+
 # Paused.
 
 

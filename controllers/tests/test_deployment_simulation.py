@@ -18,6 +18,7 @@ Object = dict[str, Any]
 
 NOW = 1_800_000_000.0
 TEMPLATES = 3
+TWO_BY_TWO = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 2}}
 
 
 def template(version: int) -> Object:
@@ -186,6 +187,7 @@ available = st.tuples(st.just("available"), st.integers(0, 5))
 moves = steps | steps | steps | acts | acts | available | available
 rollouts = st.tuples(st.just("roll out"), st.integers(0, TEMPLATES - 1))
 scalings = st.tuples(st.just("scale"), st.integers(0, 12))
+strategies = st.tuples(st.just("change strategy"), st.integers(0, 1))
 ends = st.tuples(st.just("end"), st.integers(0, 5))
 
 
@@ -203,6 +205,8 @@ def happen(cluster: Cluster, what: str, which: int) -> None:
             cluster.pods[name].leaving = 0
         case "roll out":
             cluster.change(template=template(which))
+        case "change strategy":
+            cluster.change(strategy=({"type": "Recreate"}, TWO_BY_TWO)[which])
         case "scale":
             cluster.change(replicas=which)
 
@@ -234,7 +238,7 @@ def test_a_rolling_update_keeps_to_its_limits_and_ends(
 @hypothesis.given(
     st.integers(0, 10),
     rolling | st.just({"type": "Recreate"}),
-    st.lists(moves | rollouts | scalings, min_size=10, max_size=60),
+    st.lists(moves | rollouts | scalings | strategies, min_size=10, max_size=60),
     st.integers(0, TEMPLATES - 1),
     st.integers(0, 12),
 )

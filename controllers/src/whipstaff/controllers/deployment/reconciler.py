@@ -295,7 +295,9 @@ def _scale_to_size(step: _Step) -> None:
     if len(active) <= 1:
         newest = step.new or (step.old[-1] if step.old else None)
         if (only := active[0] if active else newest) is not None:
-            step.scale(only, arithmetic.replicas(step.deployment))
+            # Noted too where the size is right already, or it would count as scaled for ever.
+            noted = revisions.count(only, revisions.DESIRED) is not None
+            step.scale(only, arithmetic.replicas(step.deployment), force=noted)
     elif arithmetic.is_saturated(step.deployment, step.new):
         _scale_all(step, {objects.name(each): 0 for each in arithmetic.active(step.old)})
     elif arithmetic.is_rolling(step.deployment):
@@ -310,9 +312,15 @@ def _scale_all(step: _Step, sizes: Mapping[str, int], *, force: bool = False) ->
 
 
 def _was_scaled(step: _Step) -> bool:
-    """Whether the Deployment was of another size when its ReplicaSets were scaled last."""
-    wanted = arithmetic.replicas(step.deployment)
-    known = (revisions.count(each, revisions.DESIRED) for each in arithmetic.active(step.every))
+    """Whether the Deployment was of another size when its ReplicaSets were scaled last.
+
+    Not where several have pods and no proportion is kept: Recreate lets the old ones go anyway.
+    Upstream stands still then, until the strategy is another.
+    """
+    active, wanted = arithmetic.active(step.every), arithmetic.replicas(step.deployment)
+    if len(active) > 1 and not arithmetic.is_rolling(step.deployment):
+        return False
+    known = (revisions.count(each, revisions.DESIRED) for each in active)
     return any(size is not None and size != wanted for size in known)
 
 

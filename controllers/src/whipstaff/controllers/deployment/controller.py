@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from whipstaff.controllers import claiming, own_writes, rivals
-from whipstaff.controllers.deployment import arithmetic, reconciler, templates
+from whipstaff.controllers.deployment import arithmetic, reconciler, rollouts, templates
 from whipstaff.runtime import (
     client,
     errors,
@@ -93,6 +93,7 @@ class DeploymentController:
         self._recorder = recorder
         self._now = now
         self._own = own_writes.OwnWrites()
+        self._rollouts = rollouts.Rollouts()
 
     def watch(self) -> None:
         """Have changes queue the keys that they are about."""
@@ -115,6 +116,7 @@ class DeploymentController:
         deployment = self._deployments.get(key)
         if deployment is None:
             self._own.forget(key)
+            self._rollouts.forget(key)
             return None
         if rivals.is_probe(deployment):
             return None
@@ -143,7 +145,9 @@ class DeploymentController:
             return None
         mine = await self._claim(key, deployment, selector)
         observed = reconciler.Observed(deployment, mine, self._has_running_pods, self._now())
-        return await self._carry_out(key, deployment, reconciler.reconcile(observed))
+        plan = reconciler.reconcile(observed)
+        self._rollouts.saw(key, deployment, (plan.status or deployment).get("status") or {})
+        return await self._carry_out(key, deployment, plan)
 
     # ---- reading -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from whipstaff.cluster import testing
 from whipstaff.controllers import app
-from whipstaff.runtime import client, config, flags, objects, resources
+from whipstaff.runtime import client, config, errors, flags, objects, resources
 
 Object = dict[str, Any]
 
@@ -23,6 +23,7 @@ REVISION = "deployment.kubernetes.io/revision"
 HISTORY = "deployment.kubernetes.io/revision-history"
 DESIRED = "deployment.kubernetes.io/desired-replicas"
 MAXIMUM = "deployment.kubernetes.io/max-replicas"
+ROLLBACK = "deprecated.deployment.rollback.to"
 WAIT = 60.0
 POLL = 0.05
 LINGERING = {"nodeName": "fake-node", "terminationGracePeriodSeconds": 300}
@@ -167,7 +168,7 @@ class Cluster:
     # ---- playing the kubelet -----------------------------------------------------------------
 
     async def set_ready(self, pods: Sequence[Object], state: str = "True") -> None:
-        """The pods run, and became ready (or not) just now."""
+        """The pods, as far as they are still there, run and became ready (or not) just now."""
         condition = {
             "type": "Ready",
             "status": state,
@@ -175,9 +176,10 @@ class Cluster:
         }
         patch = {"status": {"phase": "Running", "conditions": [condition]}}
         for pod in pods:
-            await self.api.patch(
-                resources.PODS, objects.name(pod), patch, self.namespace, subresource="status"
-            )
+            with contextlib.suppress(errors.NotFound):
+                await self.api.patch(
+                    resources.PODS, objects.name(pod), patch, self.namespace, subresource="status"
+                )
 
     async def delete_pods(
         self, replicaset: Object, count: int, *, grace: int, only_leaving: bool = False
@@ -193,9 +195,10 @@ class Cluster:
     async def end_leaving_pods(self) -> None:
         """The pods that were deleted have ended."""
         for pod in filter(objects.is_terminating, await self.pods()):
-            await self.api.delete(
-                resources.PODS, objects.name(pod), self.namespace, grace_period_seconds=0
-            )
+            with contextlib.suppress(errors.NotFound):
+                await self.api.delete(
+                    resources.PODS, objects.name(pod), self.namespace, grace_period_seconds=0
+                )
 
     # ---- waiting -----------------------------------------------------------------------------
 

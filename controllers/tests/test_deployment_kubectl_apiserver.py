@@ -388,6 +388,26 @@ async def test_replicasets_and_pods_go_with_their_deployment(
     await clusters.eventually(are_gone, lambda: "everything is gone")
 
 
+async def test_a_replicaset_that_somebody_deletes_is_made_again(cluster: Cluster) -> None:
+    await cluster.apply(nginx(R1))
+    await cluster.completes("nginx")
+    before = await cluster.newest("nginx")
+    await cluster.run("delete", "rs", objects.name(before), "--timeout=20s")
+
+    async def are_new() -> bool:
+        newest = await cluster.find_newest("nginx")
+        return newest is not None and {objects.uid(newest)} == {
+            clusters.owner_uid(pod) for pod in await cluster.pods()
+        }
+
+    await clusters.eventually(are_new, lambda: "all pods are the new ReplicaSet's")
+    await cluster.completes("nginx")
+    after = await cluster.newest("nginx")
+    assert objects.uid(after) != objects.uid(before)
+    assert objects.name(after) == objects.name(before)
+    assert "collisionCount" not in (await cluster.get("nginx"))["status"]
+
+
 async def test_what_is_orphaned_is_taken_up_by_the_next_deployment_of_its_template(
     cluster: Cluster,
 ) -> None:

@@ -1,6 +1,7 @@
 """Whose a ReplicaSet is and which revision, on the stock API server and after stock controllers."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,6 @@ pytestmark = pytest.mark.apiserver
 
 Object = dict[str, Any]
 
-ROLLBACK = "deprecated.deployment.rollback.to"
 CAUSE = "kubernetes.io/change-cause"
 
 
@@ -237,12 +237,12 @@ async def test_rolling_back_brings_template_and_annotations_of_a_revision(
         template = {"spec": {"containers": containers}}
         await cluster.change(annotated(**{CAUSE: "edit"}) | {"spec": {"template": template}})
         await cluster.completes()
-        await cluster.change(annotated(**{ROLLBACK: "1"}))
+        await cluster.change(annotated(**{clusters.ROLLBACK: "1"}))
         await cluster.is_revision("3", "one")
         found = await cluster.completes()
         two, one = sorted(await cluster.replicasets(), key=clusters.revision)
         [told] = await cluster.events("DeploymentRollback")
-        await cluster.change(annotated(**{ROLLBACK: "0"}))
+        await cluster.change(annotated(**{clusters.ROLLBACK: "0"}))
         await cluster.is_revision("4", "two")
         await cluster.completes()
         last = await cluster.get()
@@ -276,7 +276,7 @@ async def test_a_rollback_that_can_not_be_is_refused_and_forgotten(
     async with cluster.controlling():
         await cluster.deployment(1)
         before = await cluster.completes()
-        await cluster.change(annotated(**{ROLLBACK: wish}))
+        await cluster.change(annotated(**{clusters.ROLLBACK: wish}))
         [told] = await cluster.events(reason)
         await cluster.becomes(
             lambda found: objects.annotations(found) == {clusters.REVISION: "1"},
@@ -450,28 +450,36 @@ async def test_stock_controllers_and_ours_take_over_from_each_other_without_a_wr
     own_apiserver.create_namespace("test")
     async with clusters.connected(own_apiserver, "test") as cluster:
         await cluster.deployment(3, image="one", pod_spec=EVERYTHING, **annotated(mine="1"))
-        await asyncio.to_thread(own_apiserver.start_controller_manager)
-        await cluster.completes()
-        await rolled_out(cluster, "two")
-        await cluster.counts(3, 3, 3, 3, 0, 0)
-        await cluster.stays_as_it_is()
-        await asyncio.to_thread(own_apiserver.stop_controller_manager)
-        before = await cluster.versions()
+        async with _stock(own_apiserver):
+            await cluster.completes()
+            await cluster.roll_out("two")
+            await cluster.is_stable(await cluster.is_revision("2", "two"), 1)
+            await cluster.stays_as_it_is()
         async with cluster.controlling():
-            await asyncio.sleep(2)
-            assert await cluster.versions() == before
+            await cluster.stays_as_it_is(2)
+            await cluster.completes()
             await rolled_out(cluster, "one", "three")
             replicasets = await cluster.replicasets()
             await cluster.stays_as_it_is()
         revisions = {clusters.image(each): clusters.revision(each) for each in replicasets}
         assert revisions == {"one": 3, "two": 2, "three": 4}
-        before = await cluster.versions()
-        await asyncio.to_thread(own_apiserver.start_controller_manager)
-        await asyncio.sleep(5)
-        assert await cluster.versions() == before
-        await rolled_out(cluster, "two")
-        assert len(await cluster.replicasets()) == 3
-        await asyncio.to_thread(own_apiserver.stop_controller_manager)
+        async with _stock(own_apiserver):
+            await cluster.stays_as_it_is(5)
+            await rolled_out(cluster, "two")
+            await cluster.stays_as_it_is()
+        async with cluster.controlling():
+            await cluster.stays_as_it_is(2)
+            assert len(await cluster.replicasets()) == 3
+
+
+@contextlib.asynccontextmanager
+async def _stock(plane: testing.ControlPlane) -> AsyncIterator[None]:
+    """The stock controllers at work."""
+    await asyncio.to_thread(plane.start_controller_manager)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(plane.stop_controller_manager)
 
 
 EVERYTHING: Object = {

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -124,6 +125,34 @@ async def test_after_a_restart_nothing_is_written(cluster: clusters.Cluster) -> 
     async with cluster.controlling():
         await asyncio.sleep(1)
         assert await cluster.versions() == before
+
+
+async def test_a_selector_of_expressions_and_the_longest_name_do(cluster: clusters.Cluster) -> None:
+    name = "a" * 253
+    expression = {"key": "name", "operator": "In", "values": ["test", "other"]}
+    async with cluster.controlling():
+        await cluster.deployment(1, name=name, selector={"matchExpressions": [expression]})
+        await cluster.completes(name)
+        only = await cluster.newest(name)
+    label = objects.labels(only)[clusters.HASH]
+    assert only["spec"]["selector"] == {
+        "matchLabels": {clusters.HASH: label},
+        "matchExpressions": [expression],
+    }
+    assert len(objects.name(only)) == 253
+    assert objects.name(only).endswith(f"a-{label}")
+
+
+async def test_of_no_pods_a_deployment_is_complete_at_once(cluster: clusters.Cluster) -> None:
+    async with cluster.controlling():
+        await cluster.deployment(0)
+        await cluster.is_revision("1", clusters.IMAGE)
+        await cluster.says("Progressing", "NewReplicaSetAvailable")
+        await cluster.roll_out("another")
+        await cluster.is_revision("2", "another")
+        await cluster.says("Available", "MinimumReplicasAvailable")
+        await cluster.completes()
+        await cluster.stays_as_it_is()
 
 
 async def test_the_selector_can_not_be_changed(cluster: clusters.Cluster) -> None:
@@ -271,6 +300,115 @@ async def test_a_blocked_rollout_is_scaled_in_proportion_up_and_down(
             assert [objects.annotations(each) for each in found] == [
                 clusters.sized(wanted, wanted + 3, number) for number in (1, 2)
             ]
+
+
+# Whatever happens meanwhile.
+
+
+async def test_a_rollout_goes_on_when_the_controllers_start_again(
+    cluster: clusters.Cluster,
+) -> None:
+    await cluster.deployment(20, strategy=clusters.rolling("25%", "25%"))
+    async with cluster.controlling():
+        await cluster.completes()
+        before = {objects.uid(pod) for pod in await cluster.pods()}
+    await cluster.roll_out("another")
+    for _ in range(8):
+        async with cluster.controlling():
+            await asyncio.sleep(0.1)
+            if (newest := await cluster.find_newest()) is not None:
+                pods = await cluster.pods(newest)
+                await cluster.set_ready([pod for pod in pods if not clusters.is_ready(pod)][:3])
+    async with cluster.controlling():
+        await cluster.completes(rolling=True)
+        await cluster.stays_as_it_is()
+        after = await cluster.pods()
+    first, second = await cluster.replicasets()
+    assert (first["spec"]["replicas"], second["spec"]["replicas"]) == (0, 20)
+    assert len(after) == 20
+    assert not before & {objects.uid(pod) for pod in after}
+
+
+async def test_while_the_watch_is_behind_no_replicaset_is_made_or_scaled_twice(
+    cluster: clusters.Cluster,
+) -> None:
+    async with cluster.controlling() as parts:
+        await cluster.deployment(2)
+        await cluster.completes()
+        await parts._replicasets.stop()
+        await cluster.roll_out("another")
+        second = await _newest(cluster)
+        for number in range(4):
+            await cluster.change({"metadata": {"annotations": {"wake": str(number)}}})
+            await asyncio.sleep(0.2)
+        assert await _newest(cluster) == second
+        assert len(await cluster.replicasets()) == 2
+        parts._replicasets.start()
+        await cluster.completes()
+        found = await cluster.get()
+        told = await cluster.events("ScalingReplicaSet", 5)
+    assert "collisionCount" not in found["status"]
+    assert len(told) == len({event["note"] for event in told})
+
+
+async def _newest(cluster: clusters.Cluster) -> Object:
+    found: list[Object] = []
+
+    async def is_made() -> bool:
+        newest = await cluster.find_newest()
+        found[:] = [newest] if newest is not None else []
+        return bool(found)
+
+    await clusters.eventually(is_made, lambda: "the newest ReplicaSet is made")
+    return found[0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_is_asked_in_whatever_order_ends_complete(
+    cluster: clusters.Cluster, seed: int
+) -> None:
+    choose = random.Random(seed)
+    await cluster.deployment(6, revisionHistoryLimit=2, progressDeadlineSeconds=30)
+    async with cluster.controlling():
+        for _ in range(25):
+            await _ask_something(cluster, choose)
+            await asyncio.sleep(choose.choice((0, 0.01, 0.1, 0.3)))
+        await cluster.change_spec(paused=False)
+        found = await cluster.completes(end_leaving=True)
+        await cluster.says("Progressing", "NewReplicaSetAvailable")
+        await cluster.stays_as_it_is()
+        replicasets = await cluster.replicasets()
+        pods = await cluster.pods(await cluster.newest())
+        every = await cluster.pods()
+    assert sorted(each["spec"]["replicas"] for each in replicasets)[:-1] == [0] * (
+        len(replicasets) - 1
+    )
+    assert len(replicasets) <= 3
+    assert len(pods) == len(every) == found["spec"]["replicas"]
+    revisions = [clusters.revision(each) for each in replicasets]
+    assert len(set(revisions)) == len(revisions)
+    assert clusters.revision(await cluster.newest()) == max(revisions)
+    assert clusters.ROLLBACK not in objects.annotations(found)
+
+
+async def _ask_something(cluster: clusters.Cluster, choose: random.Random) -> None:
+    pods = await cluster.pods()
+    match choose.randrange(8):
+        case 0 | 1:
+            await cluster.roll_out(f"image-{choose.randrange(5)}")
+        case 2:
+            await cluster.change_spec(replicas=choose.randrange(10))
+        case 3:
+            await cluster.change({"metadata": {"annotations": {clusters.ROLLBACK: "0"}}})
+        case 4:
+            await cluster.change_spec(paused=choose.random() < 0.5)
+        case 5 if pods:
+            name = objects.name(choose.choice(pods))
+            with contextlib.suppress(errors.NotFound):
+                await cluster.api.delete(resources.PODS, name, cluster.namespace)
+        case _:
+            for pod in choose.sample(pods, len(pods) // 2):
+                await cluster.set_ready([pod], choose.choice(("True", "True", "False")))
 
 
 # Replacing all at once.
@@ -468,6 +606,21 @@ async def test_a_deployment_that_does_not_progress_in_time_says_so(
         condition = await cluster.says("Progressing", "NewReplicaSetAvailable")
         assert condition["status"] == "True"
         assert condition["message"] == f'ReplicaSet "{name}" has successfully progressed.'
+
+
+async def test_going_back_to_a_revision_that_does_not_come_up_is_told_too(
+    cluster: clusters.Cluster,
+) -> None:
+    async with cluster.controlling():
+        await cluster.deployment(2, image="broken", progressDeadlineSeconds=1)
+        await cluster.says("Progressing", "ProgressDeadlineExceeded")
+        await cluster.roll_out("whole")
+        await cluster.completes()
+        await cluster.says("Progressing", "NewReplicaSetAvailable")
+        await cluster.roll_out("broken")
+        await cluster.is_revision("3", "broken")
+        await cluster.says("Progressing", "ProgressDeadlineExceeded")
+        await cluster.says("Available", "MinimumReplicasAvailable")
 
 
 async def test_a_pod_that_fails_after_the_rollout_is_not_the_rollouts_failure(

@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-nodes conformance faults soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance faults soak requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ format: setup ## Format and mend what can be mended
 
 bench: setup ## The scheduler against the stock kube-scheduler, on 5,000 nodes and 10,000 pods
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-controllers: setup ## The controllers against the stock kube-controller-manager, with and without its limits
+	@$(BIN)/python -m bench.controllers $(ARGS)
 
 bench-nodes: setup ## The node agent against the stock kubelet, on one node with real containers
 	@$(BIN)/python -m bench.nodes $(ARGS)

@@ -42,7 +42,8 @@ LEASE = "whipstaff-controllers"
 USER_AGENT = "whipstaff-controllers"
 DRAIN_WRITES = 3.0
 """Seconds that events have at the end."""
-EVENTS_A_SECOND = 100
+EVENTS_WAITING = 10_000
+"""Events that may wait. They are written one at a time, as upstream: pods come first."""
 
 _log = logs.get("controllers")
 
@@ -164,8 +165,9 @@ class Controllers:
         recorder = kind(
             api,
             reporting_controller=f"{name}-controller",
-            qps=EVENTS_A_SECOND,
-            burst=2 * EVENTS_A_SECOND,
+            qps=None,
+            queue_size=EVENTS_WAITING,
+            senders=1,
             stop_timeout=DRAIN_WRITES,
         )
         self._recorders.append(recorder)

@@ -270,24 +270,29 @@ class ReplicaSetController:
         ]
 
     def _related(self, replicaset: Object) -> Iterator[Object]:
-        """The pods that the ReplicaSets of the same controller select; none without one."""
+        """The pods that the ReplicaSets of the same controller select; none without one.
+
+        Theirs, and those that are nobody's; upstream also counts pods of strangers that they
+        select, for which all pods would have to be looked through.
+        """
         owner = objects.owner(replicaset)
         if owner is None:
             return
         namespace = objects.namespace(replicaset)
         siblings = [
-            selector
+            (other, selector)
             for key, selector in self.selectors_in(namespace).items()
             if selector is not None
             and (other := self._replicasets.get(key)) is not None
             and (others := objects.owner(other)) is not None
             and others["uid"] == owner["uid"]
         ]
-        for pod in self._pods.list():
-            if pod["metadata"].get("namespace") == namespace and any(
-                selector.matches(pod["metadata"].get("labels")) for selector in siblings
-            ):
-                yield pod
+        groups = [claiming.of_controller(other, KIND) for other, _ in siblings]
+        for group in (*groups, namespace):
+            for pod in self._pods.by_index(POD_INDEX, group):
+                labels = pod["metadata"].get("labels")
+                if any(selector.matches(labels) for _, selector in siblings):
+                    yield pod
 
     # ---- writing -----------------------------------------------------------------------------
 

@@ -234,6 +234,13 @@ def test_a_size_that_is_right_by_chance_holds_no_rollout_up() -> None:
     assert reconcile(made, plan.update["foo-v1"]).create is not None
 
 
+def test_a_paused_deployment_of_the_right_size_keeps_what_is_noted_of_its_surge() -> None:
+    # As upstream: it is noted when a ReplicaSet is scaled next.
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 4, "maxUnavailable": 0}}
+    found = replicaset(5, 1, (5, 6), available=5)
+    assert reconcile(deployment(5, strategy=strategy, paused=True), found).update == {}
+
+
 # Paused.
 
 

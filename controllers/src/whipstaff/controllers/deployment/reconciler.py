@@ -296,8 +296,9 @@ def _scale_to_size(step: _Step) -> None:
         newest = step.new or (step.old[-1] if step.old else None)
         if (only := active[0] if active else newest) is not None:
             # Noted too where the size is right already, or it would count as scaled for ever.
-            noted = revisions.count(only, revisions.DESIRED) is not None
-            step.scale(only, arithmetic.replicas(step.deployment), force=noted)
+            wanted = arithmetic.replicas(step.deployment)
+            noted = revisions.count(only, revisions.DESIRED)
+            step.scale(only, wanted, force=noted not in (None, wanted))
     elif arithmetic.is_saturated(step.deployment, step.new):
         _scale_all(step, {objects.name(each): 0 for each in arithmetic.active(step.old)})
     elif arithmetic.is_rolling(step.deployment):

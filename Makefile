@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance faults soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential faults soak requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench-nodes: setup ## The node agent against the stock kubelet, on one node with
 
 conformance: setup ## Upstream's tests on two nodes with containers (FOCUS=... SKIP=... NODES=2)
 	@$(BIN)/python -m e2e.conformance --nodes $(or $(NODES),2) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') $(ARGS)
+
+differential: setup ## Random users on two clusters, with the stock controllers and with ours: no difference
+	@$(BIN)/pytest e2e/controllers/test_differential.py -m cluster --full -s $(ARGS)
 
 faults: setup ## A node whose agent is killed 100 times, whose disk fills up, whose API server is away ...
 	@$(BIN)/pytest e2e/faults -m cluster --full $(ARGS)

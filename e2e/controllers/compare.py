@@ -1,0 +1,297 @@
+"""Whether two namespaces of two clusters are alike but for names and times.
+
+`read` makes a namespace's state comparable: names of ReplicaSets and pods, hashes and uids become
+what they stand for, times are left out. `differences` compares two such states; what differs on
+purpose is in `KNOWN`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from whipstaff.runtime import client, objects, resources
+
+Object: TypeAlias = dict[str, Any]
+State: TypeAlias = dict[str, Any]
+"""What there is, by what it is: `Deployment web-0`, `pods of web-0-<1a2b3c>` and so on."""
+
+HASH = "pod-template-hash"
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_ROUGH = re.compile(r"from \d+ to \d+|used: pods=\d+|requested: pods=\d+")
+_COMBINED = "(combined from similar events): "
+_SIMILAR = 10
+"""Events of one reason about one object after which client-go keeps only the last message."""
+_SPAM = 25
+"""Events about one object after which client-go's recorder drops more of them."""
+
+
+class Cluster(Protocol):
+    """What reading needs of a side."""
+
+    name: str
+    api: client.Client
+
+    def watch(self, kind: resources.Resource, handler: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A difference that is meant.
+
+    Attributes:
+        why: what upstream does, and why ours doesn't.
+        holds: whether a difference at a path is this one, given both values.
+    """
+
+    why: str
+    holds: Callable[[str, Any, Any], bool]
+
+
+def _came_first(path: str, stock: Any, ours: Any) -> bool:
+    if path.endswith(".conditions.Progressing.reason"):
+        return bool((stock, ours) == ("NewReplicaSetCreated", "ReplicaSetUpdated"))
+    return path.endswith(".conditions.Progressing.message") and bool(
+        str(stock).startswith("Created new replica set ") and str(ours).endswith(" is progressing.")
+    )
+
+
+KNOWN: tuple[Known, ...] = (
+    Known(
+        "Progress is a count of new pods that grows. Upstream's write of a count of 0 meets a "
+        "conflict with its own write before, so the first pods are compared with the count of the "
+        "rollout before, and are no progress where that was as high. Ours is one write.",
+        _came_first,
+    ),
+)
+
+
+@dataclass(slots=True)
+class _Names:
+    """What the names of one namespace stand for; those of objects that are gone, too."""
+
+    by_uid: dict[str, str] = field(default_factory=dict)
+    by_name: dict[str, str] = field(default_factory=dict)
+    by_hash: dict[str, str] = field(default_factory=dict)
+    counts: collections.Counter[str] = field(default_factory=collections.Counter)
+
+
+class Reader:
+    """Reads one cluster's namespaces; remembers every ReplicaSet that it has seen there."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._api = cluster.api
+        self._names: dict[str, _Names] = collections.defaultdict(_Names)
+        cluster.watch(resources.REPLICASETS, self)
+
+    def on_add(self, replicaset: Object) -> None:
+        """A ReplicaSet is there: give it a name that doesn't depend on the cluster."""
+        names, uid = self._names[objects.namespace(replicaset)], objects.uid(replicaset)
+        name = objects.name(replicaset)
+        template_hash = objects.labels(replicaset).get(HASH)
+        known = name
+        if template_hash:
+            text = json.dumps(_without_hash(replicaset["spec"]["template"]), sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+            known = f"{name.removesuffix(template_hash)}<{digest}>"
+            names.by_hash[template_hash] = f"<{digest}>"
+        names.by_name[name] = known
+        names.counts[known] += 1
+        number = names.counts[known]
+        names.by_uid[uid] = known if number == 1 else f"{known} number {number}"
+
+    async def read(self, namespace: str) -> State:
+        """What there is now."""
+        kinds = (resources.DEPLOYMENTS, resources.REPLICASETS, resources.PODS, resources.EVENTS)
+        listed = await asyncio.gather(*(self._api.list(kind, namespace) for kind in kinds))
+        deployments, replicasets, pods, events = (each.items for each in listed)
+        view = _View(self._names[namespace], [*deployments, *replicasets])
+        state: State = {}
+        for each in deployments:
+            state[f"Deployment {objects.name(each)}"] = view.deployment(each)
+        for each in replicasets:
+            state[f"ReplicaSet {view.name_of(each)}"] = view.replicaset(each)
+        grouped = collections.defaultdict(list)
+        for each in pods:
+            grouped[view.group(each)].append(json.dumps(view.pod(each), sort_keys=True))
+        for group, found in grouped.items():
+            counted = sorted(collections.Counter(found).items())
+            state[f"pods of {group}"] = dict(counted)
+        state |= view.events(events)
+        return state
+
+
+class _View:
+    """One namespace at one moment."""
+
+    def __init__(self, names: _Names, owners: list[Object]) -> None:
+        self._names = names
+        self._there = {objects.uid(each) for each in owners}
+        longest_first = sorted(names.by_name, key=len, reverse=True)
+        self._in_text = [
+            (re.compile(rf"{re.escape(n)}(-[{_ALPHABET}]{{5}}\b)?"), n) for n in longest_first
+        ]
+
+    def name_of(self, replicaset: Object) -> str:
+        uid = objects.uid(replicaset)
+        return self._names.by_uid.get(uid, objects.name(replicaset))
+
+    def group(self, pod: Object) -> str:
+        owner = objects.owner(pod)
+        return self._names.by_uid.get(owner["uid"], owner["name"]) if owner else "nobody"
+
+    def text(self, text: str) -> str:
+        """A message without names of ReplicaSets and pods."""
+        for pattern, name in self._in_text:
+            known = self._names.by_name[name]
+            text = pattern.sub(functools.partial(_renamed, known), text)
+        return text
+
+    def deployment(self, found: Object) -> Object:
+        return {
+            **self._metadata(found),
+            "generation": found["metadata"]["generation"],
+            "spec": found["spec"],
+            "status": self._status(found),
+        }
+
+    def replicaset(self, found: Object) -> Object:
+        generation = found["metadata"]["generation"]
+        status = self._status(found)
+        seen = status.pop("observedGeneration", 0)
+        template_hash = objects.labels(found).get(HASH)
+        places = [
+            (found["spec"]["selector"].get("matchLabels") or {}).get(HASH),
+            objects.labels(found["spec"]["template"]).get(HASH),
+        ]
+        named = not template_hash or objects.name(found).endswith(f"-{template_hash}")
+        return {
+            **self._metadata(found),
+            "is named and marked by its hash": named and places == [template_hash] * 2,
+            "generation is observed": seen == generation,
+            "spec": self._unhashed(found["spec"]),
+            "status": status,
+        }
+
+    def pod(self, found: Object) -> Object:
+        ready = objects.condition(found, "Ready")
+        return {
+            **self._metadata(found),
+            "generateName": self.text(found["metadata"].get("generateName", "").rstrip("-")),
+            "phase": (found.get("status") or {}).get("phase"),
+            "ready": ready["status"] if ready else None,
+            "containers": found["spec"]["containers"],
+        }
+
+    def events(self, found: list[Object]) -> State:
+        """For each object what was told about it, by reason, and how often anything was."""
+        told: dict[str, Object] = {}
+        for each in found:
+            about = each["regarding"]
+            if about["kind"] not in ("Deployment", "ReplicaSet"):
+                continue
+            name = self._names.by_uid.get(about.get("uid", ""), about["name"])
+            note = _ROUGH.sub("#", self.text(each["note"].removeprefix(_COMBINED)))
+            entry = told.setdefault(
+                f"events about {about['kind']} {name}",
+                {"told": set(), "counts": collections.Counter()},
+            )
+            entry["told"].add((f"{each['type']} {each['reason']}", note))
+            entry["counts"][f"{each['type']} {each['reason']}"] += _count(each)
+        return told
+
+    def _metadata(self, found: Object) -> Object:
+        metadata = found["metadata"]
+        owners = []
+        for each in metadata.get("ownerReferences") or ():
+            there = each["uid"] in self._there
+            shape = {k: v for k, v in each.items() if k != "uid"}
+            owners.append({**shape, "name": self.text(each["name"]), "is there": there})
+        return {
+            "labels": self._unhashed(dict(objects.labels(found))),
+            "annotations": dict(objects.annotations(found)),
+            "finalizers": metadata.get("finalizers") or [],
+            "owners": owners,
+            "is being deleted": objects.is_terminating(found),
+        }
+
+    def _status(self, found: Object) -> Object:
+        status = dict(found.get("status") or {})
+        said = {}
+        for each in status.pop("conditions", None) or ():
+            words = {k: each.get(k) for k in ("status", "reason", "message")}
+            words["message"] = _ROUGH.sub("#", self.text(words["message"] or ""))
+            said[each["type"]] = words
+        return {**status, "conditions": said}
+
+    def _unhashed(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: self._names.by_hash.get(v, v) if k == HASH else self._unhashed(v)
+                for k, v in value.items()
+            }
+        return [self._unhashed(each) for each in value] if isinstance(value, list) else value
+
+
+def _renamed(known: str, found: re.Match[str]) -> str:
+    return f"pod of {known}" if found[1] else known
+
+
+def differences(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What differs, a line each; what is meant to is left out."""
+    return [
+        f"{path}: stock {_shown(one)}, ours {_shown(other)}"
+        for path, one, other in _unequal(stock, ours)
+        if not any(known.holds(path, one, other) for known in KNOWN)
+    ]
+
+
+def _unequal(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*stock, *ours}):
+        one, other = stock.get(key), ours.get(key)
+        if key.startswith("events about"):
+            yield from _unequally_told(key, one, other)
+        else:
+            yield from _unequal_values(key, one, other)
+
+
+def _unequally_told(key: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Counts aren't compared, nor what client-go's recorder may have kept back."""
+    nothing: Object = {"told": set(), "counts": {}}
+    one, other = one or nothing, other or nothing
+    for reason, note in sorted(one["told"] - other["told"]):
+        yield f"{key}, {reason}", note, None
+    if sum(one["counts"].values()) >= _SPAM:
+        return
+    for reason, note in sorted(other["told"] - one["told"]):
+        if one["counts"].get(reason, 0) < _SIMILAR:
+            yield f"{key}, {reason}", None, note
+
+
+def _unequal_values(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from _unequal_values(f"{path}.{key}", one.get(key), other.get(key))
+    elif one != other:
+        yield path, one, other
+
+
+def _count(event: Object) -> int:
+    series = (event.get("series") or {}).get("count", 0)
+    return int(max(1, series, event.get("deprecatedCount") or 0))
+
+
+def _without_hash(template: Object) -> Object:
+    labels = {k: v for k, v in objects.labels(template).items() if k != HASH}
+    return {**template, "metadata": {**template["metadata"], "labels": labels}}
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value, sort_keys=True)

@@ -1,0 +1,75 @@
+"""Random users see no difference between the stock controllers and ours.
+
+``--full`` (`make differential`) runs more and longer sequences.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.controllers import actions, compare, differential
+from whipstaff.cluster import binaries, envtest
+from whipstaff.runtime import errors
+
+SHORT = range(4), 8
+FULL = range(40), 15
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1800)
+async def test_whatever_users_do_ends_alike_and_within_bounds(pytestconfig: pytest.Config) -> None:
+    try:
+        binaries.resolve((*envtest.NAMES, "kube-controller-manager"))
+    except errors.WhipstaffError as error:
+        pytest.skip(str(error))
+    seeds, count = FULL if pytestconfig.getoption("--full") else SHORT
+    outcomes = await differential.run(seeds, count)
+    assert not [str(each) for each in outcomes if each.problems]
+    assert [len(each.done) for each in outcomes] == [count] * len(seeds)
+
+
+def test_a_sequence_is_the_same_every_time() -> None:
+    assert actions.plan(7, 30) == actions.plan(7, 30)
+    assert actions.plan(7, 30)[:10] == actions.plan(7, 10)
+    assert actions.plan(7, 30) != actions.plan(8, 30)
+
+
+def test_everything_that_users_can_do_is_done_in_the_full_form() -> None:
+    seeds, count = FULL
+    assert {step.deed for seed in seeds for step in actions.plan(seed, count)} == {*actions.DEEDS}
+
+
+# What counts as a difference.
+
+
+def test_a_value_that_differs_is_told_with_its_place() -> None:
+    stock = {"Deployment web": {"status": {"replicas": 3}}}
+    ours = {"Deployment web": {"status": {"replicas": 4}}, "ReplicaSet web-<1>": {}}
+    assert compare.differences(stock, ours) == [
+        "Deployment web.status.replicas: stock 3, ours 4",
+        "ReplicaSet web-<1>: stock nothing, ours {}",
+    ]
+
+
+def test_an_event_that_one_side_lacks_is_told() -> None:
+    reason = "Normal ScalingReplicaSet"
+    said = {"events about Deployment web": {"told": {(reason, "up")}, "counts": {reason: 1}}}
+    text = f"events about Deployment web, {reason}"
+    assert compare.differences(said, {}) == [f'{text}: stock "up", ours nothing']
+    assert compare.differences({}, said) == [f'{text}: stock nothing, ours "up"']
+
+
+def test_what_the_stock_recorder_may_have_kept_back_is_no_difference() -> None:
+    reason = "Normal ScalingReplicaSet"
+    stock = {"events about Deployment web": {"told": {(reason, "up")}, "counts": {reason: 11}}}
+    notes = {(reason, "up"), (reason, "down")}
+    ours = {"events about Deployment web": {"told": notes, "counts": {reason: 11}}}
+    assert compare.differences(stock, ours) == []
+    assert len(compare.differences(ours, stock)) == 1
+
+
+def test_a_difference_that_is_meant_has_its_reason() -> None:
+    assert all(known.why for known in compare.KNOWN)
+    path = "Deployment web.status.conditions.Progressing.reason"
+    assert compare.KNOWN[0].holds(path, "NewReplicaSetCreated", "ReplicaSetUpdated")
+    assert not compare.KNOWN[0].holds(path, "ReplicaSetUpdated", "NewReplicaSetCreated")

@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential faults soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential faults chaos soak requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ differential: setup ## Random users on two clusters, with the stock controllers 
 
 faults: setup ## A node whose agent is killed 100 times, whose disk fills up, whose API server is away ...
 	@$(BIN)/pytest e2e/faults -m cluster --full $(ARGS)
+
+chaos: setup ## Rollouts while the controllers are killed 200 times, and the API server has bad days
+	@$(BIN)/pytest e2e/controllers -m cluster --full -s $(ARGS)
 
 soak: setup ## 5,000 pods onto 1,000 nodes while components are killed
 	@$(BIN)/pytest e2e/test_soak.py -m cluster --full $(ARGS)

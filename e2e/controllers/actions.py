@@ -7,6 +7,7 @@ which ones by rank. `DEEDS` does it. What the API server refuses is an answer li
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -285,6 +286,8 @@ class _Author:
         if gone and self._chance.random() < 0.4:
             return self._make_again(self._chance.choice(gone))
         target = self._chance.choice(there)
+        if target.let_go and self._chance.random() < 0.4:
+            return self._let_go(target)
         draws = _BARE if target.bare else _DEPLOYMENT
         names = list(draws)
         drawn = self._chance.choices(names, [draws[name] for name in names])[0]
@@ -312,18 +315,18 @@ class _Author:
         }
         known = _Known(name, {"metadata": metadata, "spec": spec}, replicas)
         self._known.append(known)
-        return Step("create", name, {"body": known.body})
+        return Step("create", name, {"body": copy.deepcopy(known.body)})
 
     def _make_again(self, known: _Known) -> Step:
         """Under the same name, over what may be left of it."""
-        body = json.loads(json.dumps(known.body))
+        body = copy.deepcopy(known.body)
         if self._chance.random() < 0.5:
             body["spec"]["template"] = self._template(known.name)
         elif not known.bare and self._chance.random() < 0.3:
             body["spec"]["selector"]["matchLabels"]["color"] = "blue"
             body["spec"]["template"]["metadata"]["labels"]["color"] = "blue"
         known.body, known.there, known.paused = body, True, False
-        return Step("create", known.name, {"body": body}, judged=False)
+        return Step("create", known.name, {"body": copy.deepcopy(body)}, judged=False)
 
     def _template(self, name: str) -> Object:
         labels = {"app": name, "color": self._chance.choice(("blue", "green"))}
@@ -498,7 +501,7 @@ _DEPLOYMENT = {
     "stray": 2,
     "resize": 2,
     "remove": 2,
-    "let_go": 1,
+    "let_go": 3,
     "limit": 2,
     "delete": 3,
 }

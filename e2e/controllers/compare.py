@@ -24,8 +24,10 @@ State: TypeAlias = dict[str, Any]
 """What there is, by what it is: `Deployment web-0`, `pods of web-0-<1a2b3c>` and so on."""
 
 HASH = "pod-template-hash"
+REVISION = "deployment.kubernetes.io/revision"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _ROUGH = re.compile(r"from \d+ to \d+|used: pods=\d+|requested: pods=\d+")
+_SUBJECT = re.compile(r'ReplicaSet "(.+)"( is progressing\.| has successfully progressed\.)')
 _COMBINED = "(combined from similar events): "
 _SIMILAR = 10
 """Events of one reason about one object after which client-go keeps only the last message."""
@@ -43,32 +45,60 @@ class Cluster(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where something differs.
+
+    Attributes:
+        key: of what is there, e.g. ``Deployment web-0``.
+        path: the key and the fields below it.
+        state: all of our side's.
+    """
+
+    key: str
+    path: str
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A difference that is meant.
 
     Attributes:
         why: what upstream does, and why ours doesn't.
-        holds: whether a difference at a path is this one, given both values.
+        holds: whether a difference is this one, given the stock value and ours.
     """
 
     why: str
-    holds: Callable[[str, Any, Any], bool]
+    holds: Callable[[Place, Any, Any], bool]
 
 
-def _came_first(path: str, stock: Any, ours: Any) -> bool:
-    if path.endswith(".conditions.Progressing.reason"):
+def _was_no_progress(place: Place, stock: Any, ours: Any) -> bool:
+    if place.path.endswith(".conditions.Progressing.reason"):
         return bool((stock, ours) == ("NewReplicaSetCreated", "ReplicaSetUpdated"))
-    return path.endswith(".conditions.Progressing.message") and bool(
-        str(stock).startswith("Created new replica set ") and str(ours).endswith(" is progressing.")
-    )
+    if not place.path.endswith(".conditions.Progressing.message"):
+        return False
+    one, other = (_SUBJECT.fullmatch(str(text)) for text in (stock, ours))
+    if other is None or not _is_newest(place, other[1]):
+        return False
+    if other[2] == " is progressing.":
+        return bool(stock == f'Created new replica set "{other[1]}"')
+    return one is not None and one[2] == other[2]
+
+
+def _is_newest(place: Place, replicaset: str) -> bool:
+    """Whether in our state a ReplicaSet is of its Deployment's revision."""
+    found = [place.state.get(key) for key in (place.key, f"ReplicaSet {replicaset}")]
+    revisions = [each["annotations"].get(REVISION) for each in found if each]
+    return len(revisions) == 2 and revisions[0] == revisions[1]
 
 
 KNOWN: tuple[Known, ...] = (
     Known(
-        "Progress is a count of new pods that grows. Upstream's write of a count of 0 meets a "
-        "conflict with its own write before, so the first pods are compared with the count of the "
-        "rollout before, and are no progress where that was as high. Ours is one write.",
-        _came_first,
+        "A rollout progresses when the count of its new pods grows. Upstream's write of the count "
+        "0 meets a conflict with its own write before; then the first pods are compared with the "
+        "count of the rollout before, and are no progress where that was as high: the condition "
+        "goes on to speak of that rollout. Ours is one write.",
+        _was_no_progress,
     ),
 )
 
@@ -246,20 +276,15 @@ def _renamed(known: str, found: re.Match[str]) -> str:
 
 def differences(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs, a line each; what is meant to is left out."""
-    return [
-        f"{path}: stock {_shown(one)}, ours {_shown(other)}"
-        for path, one, other in _unequal(stock, ours)
-        if not any(known.holds(path, one, other) for known in KNOWN)
-    ]
-
-
-def _unequal(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    found = []
     for key in sorted({*stock, *ours}):
         one, other = stock.get(key), ours.get(key)
-        if key.startswith("events about"):
-            yield from _unequally_told(key, one, other)
-        else:
-            yield from _unequal_values(key, one, other)
+        compare = _unequally_told if key.startswith("events about") else _unequal_values
+        for path, left, right in compare(key, one, other):
+            place = Place(key, path, ours)
+            if not any(known.holds(place, left, right) for known in KNOWN):
+                found.append(f"{path}: stock {_shown(left)}, ours {_shown(right)}")
+    return found
 
 
 def _unequally_told(key: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:

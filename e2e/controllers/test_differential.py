@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from e2e.controllers import actions, compare, differential
@@ -68,8 +70,30 @@ def test_what_the_stock_recorder_may_have_kept_back_is_no_difference() -> None:
     assert len(compare.differences(ours, stock)) == 1
 
 
-def test_a_difference_that_is_meant_has_its_reason() -> None:
-    assert all(known.why for known in compare.KNOWN)
-    path = "Deployment web.status.conditions.Progressing.reason"
-    assert compare.KNOWN[0].holds(path, "NewReplicaSetCreated", "ReplicaSetUpdated")
-    assert not compare.KNOWN[0].holds(path, "ReplicaSetUpdated", "NewReplicaSetCreated")
+def deployment(reason: str, message: str) -> dict[str, Any]:
+    words = {"status": "True", "reason": reason, "message": message}
+    annotations = {compare.REVISION: "2"}
+    return {"annotations": annotations, "status": {"conditions": {"Progressing": words}}}
+
+
+def test_a_rollout_whose_first_pods_were_no_progress_to_the_stock_controller_is_none_too() -> None:
+    newest = {"ReplicaSet web-<2>": {"annotations": {compare.REVISION: "2"}}}
+    other = {"ReplicaSet web-<1>": {"annotations": {compare.REVISION: "1"}}}
+    said = deployment("NewReplicaSetCreated", 'Created new replica set "web-<2>"')
+    stock = {"Deployment web": said, **newest, **other}
+    said = deployment("ReplicaSetUpdated", 'ReplicaSet "web-<2>" is progressing.')
+    ours = {"Deployment web": said, **newest, **other}
+    assert compare.differences(stock, ours) == []
+    assert len(compare.differences(ours, stock)) == 2
+
+
+def test_a_rollout_that_ended_well_is_named_after_the_newest_replicaset() -> None:
+    newest = {"ReplicaSet web-<2>": {"annotations": {compare.REVISION: "2"}}}
+    other = {"ReplicaSet web-<1>": {"annotations": {compare.REVISION: "1"}}}
+    reason = "NewReplicaSetAvailable"
+    said = deployment(reason, 'ReplicaSet "web-<1>" has successfully progressed.')
+    stock = {"Deployment web": said, **newest, **other}
+    said = deployment(reason, 'ReplicaSet "web-<2>" has successfully progressed.')
+    ours = {"Deployment web": said, **newest, **other}
+    assert compare.differences(stock, ours) == []
+    assert len(compare.differences(ours, stock)) == 1

@@ -1,7 +1,9 @@
 """Own writes: a key waits for the copies to show them, and for nothing else."""
 
+import pytest
+
 from whipstaff.controllers import own_writes
-from whipstaff.runtime import resources
+from whipstaff.runtime import errors, resources
 
 PODS, REPLICASETS = resources.PODS, resources.REPLICASETS
 
@@ -63,3 +65,53 @@ def test_keys_are_independent_and_can_be_forgotten() -> None:
     own.forget("default/rs")
     assert own.is_current("default/rs", {PODS: "1"})
     own.forget("default/rs")
+
+
+def a_pod(uid: str, *, going: bool = False) -> own_writes.Object:
+    deletion = {"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {}
+    return {"metadata": {"uid": uid, **deletion}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Unreachable("cut"),
+        errors.from_status(500, {"message": "etcdserver: request timed out"}),
+        errors.from_status(504, {"reason": "Timeout"}),
+    ],
+)
+def test_a_write_without_a_clear_answer_is_in_doubt_until_the_copy_shows_what_there_is(
+    error: errors.WhipstaffError,
+) -> None:
+    own = own_writes.OwnWrites()
+    own.failed("default/rs", error)
+    assert own.is_doubted("default/rs")
+    assert not own.is_doubted("default/other")
+    assert not own.compare("default/rs", [a_pod("a")], [a_pod("a"), a_pod("made")])
+    assert not own.compare("default/rs", [a_pod("a"), a_pod("gone")], [a_pod("a")])
+    assert not own.compare("default/rs", [a_pod("a")], [a_pod("a", going=True)])
+    assert own.is_doubted("default/rs")
+    assert own.compare("default/rs", [a_pod("a"), a_pod("b")], [a_pod("b"), a_pod("a")])
+    assert not own.is_doubted("default/rs")
+
+
+def test_a_size_that_the_copy_does_not_show_leaves_doubt() -> None:
+    own = own_writes.OwnWrites()
+    own.failed("default/web", errors.Unreachable("cut"))
+    small, large = ({**a_pod("a"), "spec": {"replicas": size}} for size in (1, 2))
+    assert not own.compare("default/web", [small], [large])
+    assert own.compare("default/web", [large], [large])
+
+
+def test_a_write_that_was_refused_was_not_done() -> None:
+    own = own_writes.OwnWrites()
+    for status in (403, 409, 422, 429):
+        own.failed("default/rs", errors.from_status(status, {}))
+    assert not own.is_doubted("default/rs")
+
+
+def test_nothing_is_in_doubt_for_what_is_forgotten() -> None:
+    own = own_writes.OwnWrites()
+    own.failed("default/rs", errors.Unreachable("cut"))
+    own.forget("default/rs")
+    assert not own.is_doubted("default/rs")

@@ -131,7 +131,8 @@ class Users:
         """Ask for what can be had."""
         for name in DEPLOYMENTS:
             await self._make(name)
-            await self._patch(name, {"spec": {"paused": None}})
+            annotations = {"annotations": {_ROLLBACK: None}}
+            await self._patch(name, {"metadata": annotations, "spec": {"paused": None}})
             await self.image(name)
 
     async def image(self, name: str) -> None:
@@ -150,6 +151,10 @@ class Users:
         await self._patch(name, {"spec": {"paused": None}})
 
     async def roll_back(self, name: str) -> None:
+        """By the annotation; under Recreate that makes pods beside the old ones, also upstream."""
+        if name == "anew":
+            await self.image(name)
+            return
         await self._patch(name, {"metadata": {"annotations": {_ROLLBACK: "0"}}})
 
     async def delete_pods(self, name: str) -> None:

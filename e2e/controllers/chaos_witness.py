@@ -145,11 +145,13 @@ class _Specs:
         recent: generation and object, from the one on that was observed last.
         unsettled: the objects since everything was as asked for.
         debt: pods that users have deleted since then.
+        adopted: whether something that was somebody else's came since then.
     """
 
     recent: list[tuple[int, Object]] = dataclasses.field(default_factory=list)
     unsettled: list[Object] = dataclasses.field(default_factory=list)
     debt: int = 0
+    adopted: bool = False
 
     def learn(self, obj: Object) -> None:
         generation = obj["metadata"]["generation"]
@@ -161,7 +163,7 @@ class _Specs:
             del self.recent[0]
 
     def settle(self, obj: Object) -> None:
-        self.unsettled, self.debt = [obj], 0
+        self.unsettled, self.debt, self.adopted = [obj], 0, False
 
 
 class Judge:
@@ -234,6 +236,8 @@ class Judge:
         """A ReplicaSet was made or changed."""
         before = _size(old) if old is not None else 0
         deployment = self._owner(resources.DEPLOYMENTS, new)
+        if deployment is not None and old is not None and objects.owner(old) is None:
+            self._specs[objects.uid(deployment)].adopted = True
         if _size(new) <= before or deployment is None:
             return
         self.judged += 1
@@ -265,7 +269,10 @@ class Judge:
         if deployment is None:
             return
         siblings = self._children(resources.REPLICASETS, deployment)
-        recent = self._specs[objects.uid(deployment)].unsettled
+        specs = self._specs[objects.uid(deployment)]
+        if specs.adopted:
+            return
+        recent = specs.unsettled
         most = max(map(_most, recent))
         self.overlap = max(self.overlap, sum(len(self._active(s)) for s in siblings) - most)
         staying = sum(min(len(self._active(s)), _size(s)) for s in siblings)

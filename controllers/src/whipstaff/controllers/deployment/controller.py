@@ -143,6 +143,8 @@ class DeploymentController:
         if selector.empty:
             await self._refuse(key, deployment)
             return None
+        if self._own.is_doubted(key) and not await self._is_certain(key, deployment, selector):
+            return RECHECK
         mine = await self._claim(key, deployment, selector)
         observed = reconciler.Observed(deployment, mine, self._has_running_pods, self._now())
         plan = reconciler.reconcile(observed)
@@ -173,6 +175,19 @@ class DeploymentController:
         if found is None or objects.uid(found) != owner["uid"]:
             return None
         return self.resolve(found)
+
+    async def _is_certain(self, key: str, deployment: Object, selector: selectors.Selector) -> bool:
+        """Whether the copy of the ReplicaSets shows what became of writes without an answer."""
+        found = await self._api.list(
+            resources.REPLICASETS, objects.namespace(deployment), label_selector=str(selector)
+        )
+        owner = claiming.of_controller(deployment, KIND)
+        copied = self._replicasets.by_index(BY_CONTROLLER, owner)
+        return self._own.compare(
+            key,
+            (each for each in copied if selector.matches(objects.labels(each))),
+            (each for each in found.items if objects.is_owned_by(each, deployment)),
+        )
 
     def _has_running_pods(self, replicaset: Object) -> bool:
         value = claiming.of_controller(replicaset, resources.REPLICASETS.kind)
@@ -237,6 +252,13 @@ class DeploymentController:
     # ---- writing -----------------------------------------------------------------------------
 
     async def _carry_out(self, key: str, deployment: Object, plan: reconciler.Plan) -> float | None:
+        try:
+            return await self._write(key, deployment, plan)
+        except errors.WhipstaffError as error:
+            self._own.failed(key, error)
+            raise
+
+    async def _write(self, key: str, deployment: Object, plan: reconciler.Plan) -> float | None:
         if plan.create is not None:
             made = await self._create(key, deployment, plan.create)
             if made is None:

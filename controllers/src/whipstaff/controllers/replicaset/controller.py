@@ -203,6 +203,8 @@ class ReplicaSetController:
         selector = self.selectors_in(objects.namespace(replicaset)).get(key)
         if selector is None:
             return None
+        if self._own.is_doubted(key) and not await self._is_certain(key, replicaset, selector):
+            return RECHECK
         return await self._reconcile(key, replicaset, selector)
 
     async def _reconcile(
@@ -261,6 +263,18 @@ class ReplicaSetController:
             return None
         found = self._replicasets.get(f"{namespace}/{owner['name']}")
         return found if found is not None and objects.uid(found) == owner["uid"] else None
+
+    async def _is_certain(self, key: str, replicaset: Object, selector: selectors.Selector) -> bool:
+        """Whether the copy of a ReplicaSet's pods shows what became of writes without an answer."""
+        found = await self._api.list(
+            resources.PODS, objects.namespace(replicaset), label_selector=str(selector)
+        )
+        copied = self._pods.by_index(POD_INDEX, claiming.of_controller(replicaset, KIND))
+        return self._own.compare(
+            key,
+            (pod for pod in copied if selector.matches(objects.labels(pod))),
+            (pod for pod in found.items if objects.is_owned_by(pod, replicaset)),
+        )
 
     def _candidates(self, replicaset: Object) -> list[Object]:
         """A ReplicaSet's pods, and all pods of its namespace that are nobody's."""
@@ -381,6 +395,7 @@ class ReplicaSetController:
             except errors.WhipstaffError as error:
                 if errors.is_namespace_terminating(error):
                     return
+                self._own.failed(key, error)
                 report.failed(error)
                 raise
             self._own.wrote(key, resources.PODS, objects.resource_version(pod))
@@ -401,6 +416,7 @@ class ReplicaSetController:
             except errors.NotFound:
                 return
             except errors.WhipstaffError as error:
+                self._own.failed(key, error)
                 report.failed(error)
                 raise
             self._own.wrote(key, resources.PODS, objects.resource_version(last))

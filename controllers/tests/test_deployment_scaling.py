@@ -241,6 +241,12 @@ def test_a_paused_deployment_of_the_right_size_keeps_what_is_noted_of_its_surge(
     assert reconcile(deployment(5, strategy=strategy, paused=True), found).update == {}
 
 
+def test_a_paused_deployment_of_no_pods_keeps_what_is_noted_of_its_old_size() -> None:
+    # As upstream: only those that have pods tell whether the Deployment was scaled.
+    found = replicaset(0, 1, (5, 6))
+    assert reconcile(deployment(0, surge=1, paused=True), found).update == {}
+
+
 # Paused.
 
 

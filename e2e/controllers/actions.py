@@ -259,6 +259,8 @@ class _Known:
     orphans: bool = False
     strays: bool = False
     let_go: bool = False
+    stuck: bool = False
+    priced: bool = False
 
     @property
     def bare(self) -> bool:
@@ -286,13 +288,27 @@ class _Author:
         if gone and self._chance.random() < 0.4:
             return self._make_again(self._chance.choice(gone))
         target = self._chance.choice(there)
-        if target.let_go and self._chance.random() < 0.4:
-            return self._let_go(target)
+        if (step := self._follow_up(target)) is not None:
+            return step
         draws = _BARE if target.bare else _DEPLOYMENT
         names = list(draws)
         drawn = self._chance.choices(names, [draws[name] for name in names])[0]
         step: Step = getattr(self, f"_{drawn}")(target)
         return step
+
+    def _follow_up(self, known: _Known) -> Step | None:
+        """What is worth doing after what was done, now and then."""
+        if self._chance.random() < 0.5:
+            return None
+        if known.let_go:
+            return self._let_go(known)
+        if known.priced and known.replicas > 1:
+            known.priced = False
+            return self._scale(known, self._chance.randint(1, known.replicas - 1))
+        if known.stuck:
+            known.stuck = False
+            return self._scale(known)
+        return None
 
     # ---- making and unmaking -----------------------------------------------------------------
 
@@ -363,8 +379,8 @@ class _Author:
 
     # ---- changing ----------------------------------------------------------------------------
 
-    def _scale(self, known: _Known) -> Step:
-        known.replicas = self._chance.randint(0, 8)
+    def _scale(self, known: _Known, replicas: int | None = None) -> Step:
+        known.replicas = self._chance.randint(0, 9) if replicas is None else replicas
         known.body["spec"]["replicas"] = known.replicas
         return self._changed(known, {"spec": {"replicas": known.replicas}})
 
@@ -374,6 +390,7 @@ class _Author:
         what = self._chance.random()
         if what < 0.6:
             container["image"] = self._image()
+            known.stuck = container["image"].startswith("bad:")
         elif what < 0.75:
             container["env"] = [{"name": "WORD", "value": self._word()}]
         elif what < 0.85:
@@ -412,6 +429,7 @@ class _Author:
 
     def _pause(self, known: _Known) -> Step:
         known.paused = not known.paused
+        known.stuck = known.stuck or known.paused
         return self._changed(known, {"spec": {"paused": known.paused}})
 
     def _roll_back(self, known: _Known) -> Step:
@@ -428,6 +446,7 @@ class _Author:
         return Step("kill", known.name, {"count": count}, taken=count)
 
     def _price(self, known: _Known) -> Step:
+        known.priced = True
         costs = [str(self._chance.randint(-3, 9)) for _ in range(self._chance.randint(1, 4))]
         return Step("price", known.name, {"costs": costs})
 

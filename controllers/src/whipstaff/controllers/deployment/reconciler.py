@@ -298,7 +298,7 @@ def _scale_to_size(step: _Step) -> None:
             # Noted too where the size is right already, or it would count as scaled for ever.
             wanted = arithmetic.replicas(step.deployment)
             noted = revisions.count(only, revisions.DESIRED)
-            step.scale(only, wanted, force=noted not in (None, wanted))
+            step.scale(only, wanted, force=bool(active) and noted not in (None, wanted))
     elif arithmetic.is_saturated(step.deployment, step.new):
         _scale_all(step, {objects.name(each): 0 for each in arithmetic.active(step.old)})
     elif arithmetic.is_rolling(step.deployment):

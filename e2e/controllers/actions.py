@@ -293,8 +293,8 @@ class _Author:
         draws = _BARE if target.bare else _DEPLOYMENT
         names = list(draws)
         drawn = self._chance.choices(names, [draws[name] for name in names])[0]
-        step: Step = getattr(self, f"_{drawn}")(target)
-        return step
+        draw: Callable[[_Known], Step] = getattr(self, f"_{drawn}")
+        return draw(target)
 
     def _follow_up(self, known: _Known) -> Step | None:
         """What is worth doing after what was done, now and then."""

@@ -2,7 +2,7 @@
 
 `read` makes a namespace's state comparable: names of ReplicaSets and pods, hashes and uids become
 what they stand for, times are left out. `differences` compares two such states; what differs on
-purpose is in `KNOWN`, and nowhere else.
+purpose is in `KNOWN` and, where nothing can be compared from then on, in `standing_still`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ State: TypeAlias = dict[str, Any]
 
 HASH = "pod-template-hash"
 REVISION = "deployment.kubernetes.io/revision"
+DESIRED = "deployment.kubernetes.io/desired-replicas"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _ROUGH = re.compile(r"from \d+ to \d+|used: pods=\d+|requested: pods=\d+")
 _SUBJECT = re.compile(r'ReplicaSet "(.+)"( is progressing\.| has successfully progressed\.)')
@@ -268,6 +269,29 @@ class _View:
                 for k, v in value.items()
             }
         return [self._unhashed(each) for each in value] if isinstance(value, list) else value
+
+
+def standing_still(state: State) -> list[str]:
+    """The Deployments that upstream's controller goes on to take for just scaled, and does nothing.
+
+    So it does where a ReplicaSet was given by hand the size that the Deployment is then scaled to,
+    and with Recreate where several ReplicaSets have pods. Ours rolls out.
+    """
+    found = []
+    for key, each in state.items():
+        if not key.startswith("Deployment ") or each["spec"].get("paused"):
+            continue
+        name, wanted = key.removeprefix("Deployment "), each["spec"]["replicas"]
+        noted = [
+            other["annotations"].get(DESIRED)
+            for kind, other in state.items()
+            if kind.startswith("ReplicaSet ")
+            and any(owner["name"] == name for owner in other["owners"])
+            and other["spec"]["replicas"]
+        ]
+        if any(size not in (None, str(wanted)) for size in noted):
+            found.append(name)
+    return found
 
 
 def _renamed(known: str, found: re.Match[str]) -> str:

@@ -238,6 +238,19 @@ def test_pods_that_are_on_their_way_out_are_not_counted_as_available() -> None:
     assert arithmetic.old_sizes(made, [old], new) == {"old": 2}
 
 
+@pytest.mark.parametrize("behind", ["old", "new"])
+def test_a_size_that_went_down_and_up_again_unseen_is_waited_for(behind: str) -> None:
+    # Four were available before it was scaled to nothing, and then to four again.
+    made = deployment(4, 1, 1)
+    pair = {"old": replicaset("old", 4, 4), "new": replicaset("new", 4, 4)}
+    for each in pair.values():
+        each["metadata"]["generation"] = 5
+        each["status"]["observedGeneration"] = 4
+    assert arithmetic.old_sizes(made, [pair["old"]], pair["new"])
+    pair[behind]["status"]["observedGeneration"] = 3
+    assert arithmetic.old_sizes(made, [pair["old"]], pair["new"]) == {}
+
+
 counts = st.tuples(st.integers(0, 15), st.integers(0, 15))
 
 

@@ -85,13 +85,17 @@ def new_size(deployment: Mapping[str, Any], every: Sequence[Object], new: Object
     return has if room <= 0 else has + min(room, wanted - has)
 
 
-def old_sizes(deployment: Mapping[str, Any], old: Iterable[Object], new: Object) -> Sizes:
+def old_sizes(deployment: Mapping[str, Any], old: Sequence[Object], new: Object) -> Sizes:
     """What the old ReplicaSets of a rolling update can be scaled down to now.
 
     First what isn't available anyway, then as many as may be missing; the oldest first. A
     ReplicaSet that was scaled down still reports the pods that are to go: they count for nothing.
     Upstream takes those of the newest for available, and does nothing while an old one has any.
+    Nothing is done while a ReplicaSet hasn't looked at two of its sizes: scaled down and up again,
+    it reports pods as available that it deletes. Upstream counts them.
     """
+    if any(map(_is_far_behind, [*active(old), new])):
+        return {}
     ordered = sorted(active(old), key=age_key)
     least = replicas(deployment) - max_unavailable(deployment)
     budget = total(ordered) + _staying(new) - least
@@ -114,6 +118,11 @@ def old_sizes(deployment: Mapping[str, Any], old: Iterable[Object], new: Object)
         sizes[name] -= step
         spare -= step
     return {name: size for name, size in sizes.items() if size != before[name]}
+
+
+def _is_far_behind(replicaset: Object) -> bool:
+    generation = int(replicaset["metadata"].get("generation") or 0)
+    return generation > counted(replicaset, "observedGeneration") + 1
 
 
 def _staying(replicaset: Object) -> int:

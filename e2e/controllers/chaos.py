@@ -114,6 +114,10 @@ class Users:
             (1, self.make_anew),
         ]
 
+    def never(self, *names: str) -> None:
+        """Leave out some deeds."""
+        self._deeds = [each for each in self._deeds if each[1].__name__ not in names]
+
     async def begin(self) -> None:
         """Make all Deployments."""
         for name in DEPLOYMENTS:

@@ -31,6 +31,8 @@ from whipstaff.runtime import client, errors, objects, resources
 
 Object: TypeAlias = dict[str, Any]
 
+UNKNOWN = 4.0
+"""Seconds after which a pod that became ready has to be known as such: watches hang for less."""
 KINDS = (resources.DEPLOYMENTS, resources.REPLICASETS, resources.PODS)
 
 
@@ -134,7 +136,8 @@ class Witness:
             json.dumps([each.version, each.resource.kind, each.deleted, each.at, each.object])
             for each in sorted(self.changes, key=lambda each: each.version)
         )
-        file.write_text("\n".join(lines))
+        users = json.dumps(sorted(self.deleted_by_users))
+        file.write_text("\n".join((users, json.dumps(self.gaps), *lines)))
 
 
 @dataclasses.dataclass(slots=True)
@@ -236,16 +239,41 @@ class Judge:
         """A ReplicaSet was made or changed."""
         before = _size(old) if old is not None else 0
         deployment = self._owner(resources.DEPLOYMENTS, new)
-        if deployment is not None and old is not None and objects.owner(old) is None:
-            self._specs[objects.uid(deployment)].adopted = True
-        if _size(new) <= before or deployment is None:
+        if deployment is None or objects.is_terminating(deployment):
+            return
+        specs = self._specs[objects.uid(deployment)]
+        if old is not None and objects.owner(old) is None:
+            specs.adopted = True
+        if _size(new) == before:
             return
         self.judged += 1
         siblings = self._children(resources.REPLICASETS, deployment)
-        bound = max(_most(each) for _, each in self._specs[objects.uid(deployment)].recent)
+        if _size(new) < before:
+            self._shrunk(new, before, siblings, specs)
+            return
+        bound = max(_most(each) for _, each in specs.recent)
         if (total := _total(siblings)) > bound:
             sizes = _sizes(siblings)
             self._complain(new, f"scaled from {before}: {sizes} are {total}, {bound} are allowed")
+
+    def _shrunk(self, new: Object, before: int, siblings: list[Object], specs: _Specs) -> None:
+        """A ReplicaSet was scaled down."""
+        # What the ReplicaSet doesn't report as available isn't known to be.
+        reported = (new.get("status") or {}).get("availableReplicas", 0)
+        lost = min(before, reported) - min(_size(new), reported)
+        staying = self._staying(siblings)
+        least = min(_least(each) for _, each in specs.recent)
+        if lost > 0 and staying + specs.debt < least:
+            text = f"scaled from {before}: {staying} available stay, {least} have to be"
+            self._complain(new, text)
+
+    def _available(self, replicaset: Object) -> int:
+        least = replicaset["spec"].get("minReadySeconds", 0)
+        return sum(self._is_available(pod, least) for pod in self._active(replicaset))
+
+    def _staying(self, siblings: Iterable[Object]) -> int:
+        """How many available pods the ReplicaSets of a Deployment won't delete."""
+        return sum(min(_size(each), self._available(each)) for each in siblings)
 
     def _pod(self, old: Object | None, change: Change, *, judged: bool) -> None:
         pod = change.object
@@ -308,23 +336,21 @@ class Judge:
         if deployment is None or objects.is_terminating(deployment):
             return
         seconds = replicaset["spec"].get("minReadySeconds", 0)
-        if not self._is_available(before, seconds):
+        if self._available(replicaset) >= _size(replicaset) or not self._is_available(
+            before, seconds + UNKNOWN
+        ):
             return
-        available = sum(
-            self._is_available(each, each_set["spec"].get("minReadySeconds", 0))
-            for each_set in self._children(resources.REPLICASETS, deployment)
-            for each in self._active(each_set)
-        )
+        staying = self._staying(self._children(resources.REPLICASETS, deployment))
         least = min(map(_least, whole.unsettled))
-        if available + whole.debt < least:
-            self._complain(pod, f"deleted: {available} are available, {least} have to be")
+        if staying + whole.debt < least:
+            self._complain(pod, f"deleted: {staying} available stay, {least} have to be")
 
     def _settle(self, changed: Object) -> None:
         """Forget what was asked for earlier, where all is as it is asked for now."""
         for replicaset in (changed, self._owner(resources.REPLICASETS, changed)):
             if replicaset is None or objects.uid(replicaset) not in self._live[KINDS[1]]:
                 continue
-            if len(self._active(replicaset)) == _size(replicaset):
+            if _is_settled(replicaset, self._active(replicaset)):
                 self._specs[objects.uid(replicaset)].settle(replicaset)
             deployment = self._owner(resources.DEPLOYMENTS, replicaset)
             if deployment is not None and self._is_settled(deployment):
@@ -350,6 +376,7 @@ def _is_settled(replicaset: Object, active: list[Object]) -> bool:
     found = replicaset.get("status") or {}
     return (
         found.get("observedGeneration") == replicaset["metadata"]["generation"]
+        and found.get("replicas", 0) == len(active)
         and len(active) == _size(replicaset)
         and all(objects.is_true(pod, "Ready") for pod in active)
     )

@@ -217,12 +217,15 @@ class ReplicaSetController:
         related = self._related(replicaset)
         observed = reconciler.Observed(replicaset, active, related, self._now())
         failure: Exception | None = None
+        gone: set[str] = set()
         try:
-            await self._act(key, replicaset, reconciler.reconcile(observed), active)
+            await self._act(key, replicaset, reconciler.reconcile(observed), active, gone)
         except errors.WhipstaffError as error:
             failure = error
         now = self._now()
         text = "" if failure is None else _text(failure)
+        # Nobody is to count on pods that were just deleted, as upstream has it for a moment.
+        active = [pod for pod in active if objects.uid(pod) not in gone]
         new = status.calculate(replicaset, active, leaving, text, now)
         await self._write_status(key, replicaset, new)
         if failure is not None:
@@ -371,7 +374,12 @@ class ReplicaSetController:
         self._own.wrote(key, resources.PODS, objects.resource_version(changed))
 
     async def _act(
-        self, key: str, replicaset: Object, actions: reconciler.Actions, active: Sequence[Object]
+        self,
+        key: str,
+        replicaset: Object,
+        actions: reconciler.Actions,
+        active: Sequence[Object],
+        gone: set[str],
     ) -> None:
         if actions.create:
             await self._create(key, replicaset, actions.create)
@@ -379,7 +387,7 @@ class ReplicaSetController:
             if len(actions.delete) < len(active):
                 for ratio in ranking.age_ratios(active, actions.delete, self._now()):
                     _age_ratio.observe(ratio)
-            await self._delete(key, replicaset, actions.delete)
+            await self._delete(key, replicaset, actions.delete, gone)
 
     async def _create(self, key: str, replicaset: Object, count: int) -> None:
         """Create pods, more at once each time that all went well."""
@@ -405,8 +413,10 @@ class ReplicaSetController:
         if problem is not None:
             raise problem
 
-    async def _delete(self, key: str, replicaset: Object, pods: Sequence[Object]) -> None:
-        """Delete pods, all at once."""
+    async def _delete(
+        self, key: str, replicaset: Object, pods: Sequence[Object], gone: set[str]
+    ) -> None:
+        """Delete pods, all at once; `gone` gets the UIDs of those that are."""
         report = _Report(self._recorder, replicaset, _DELETION)
 
         async def delete(pod: Object) -> None:
@@ -414,11 +424,13 @@ class ReplicaSetController:
             try:
                 last = await self._api.delete(resources.PODS, name, namespace)
             except errors.NotFound:
+                gone.add(objects.uid(pod))
                 return
             except errors.WhipstaffError as error:
                 self._own.failed(key, error)
                 report.failed(error)
                 raise
+            gone.add(objects.uid(pod))
             self._own.wrote(key, resources.PODS, objects.resource_version(last))
             report.done(pod)
 

@@ -497,6 +497,65 @@ async def test_pods_deleted_with_grace_are_not_deleted_again_or_replaced(cluster
     assert sum(objects.is_terminating(pod) for pod in pods) == 4
 
 
+async def test_pods_just_deleted_are_reported_as_available_by_nobody(cluster: Cluster) -> None:
+    async with cluster.controlling():
+        await cluster.replicaset(replicas=4)
+        await cluster.stable()
+        await cluster.ready(await cluster.pods(), time.time())
+        found = await cluster.becomes(
+            lambda found: found["status"].get("availableReplicas") == 4, "4 are available"
+        )
+        await cluster.change("rs", {"spec": {"replicas": 1}})
+        watch = cluster.api.watch(
+            resources.REPLICASETS,
+            cluster.namespace,
+            resource_version=objects.resource_version(found),
+        )
+        async with asyncio.timeout(WAIT), contextlib.aclosing(watch):
+            async for event in watch:
+                if event.object["status"]["observedGeneration"] == 2:
+                    assert event.object["status"]["availableReplicas"] == 1
+                    break
+
+
+class Answerless:
+    """A client whose creations and deletions are done, and get no answer."""
+
+    def __init__(self, api: client.Client) -> None:
+        self._api = api
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    async def create(self, *arguments: Any) -> Object:
+        await self._api.create(*arguments)
+        raise errors.Unreachable("the answer was lost")
+
+    async def delete(self, *arguments: Any) -> Object:
+        await self._api.delete(*arguments)
+        raise errors.Unreachable("the answer was lost")
+
+
+async def test_after_lost_answers_nothing_is_done_twice_though_the_watch_hangs(
+    cluster: Cluster,
+) -> None:
+    async with cluster.controlling(Answerless) as made:
+        await made._pods.stop()
+        await cluster.replicaset(replicas=1)
+        await asyncio.sleep(2)
+        assert len(await cluster.pods()) == 1
+        made._pods.start()
+        await cluster.stable()
+        for size in (2, 4):
+            await cluster.scale("rs", size)
+        await made._pods.stop()
+        await cluster.change("rs", {"spec": {"replicas": 3}})
+        await asyncio.sleep(2)
+        assert len(await cluster.pods()) == 3
+        made._pods.start()
+        await cluster.stable()
+
+
 # What it says when it can't, and what it says of what it did.
 
 

@@ -76,7 +76,7 @@ async def test_kills_and_faults_of_every_kind_together(
                 watches=EVERY_WATCH,
             )
             await trial.kill()
-            await trial.restless(2)
+            await trial.restless(2 if full else 1)
             if full and turn % 8 == 7:
                 await restart_apiserver(plane, trial)
 

@@ -249,7 +249,11 @@ def _pods(cluster: Cluster, namespace: str, step: Step) -> list[Object]:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a Deployment or ReplicaSet without looking."""
+    """What is known of a Deployment or ReplicaSet without looking.
+
+    While it is paused, either its template is `edited` or it is `asked` to go back. After both it
+    would turn around when it is resumed, and how far it had come by then depends on haste.
+    """
 
     name: str
     body: Object
@@ -261,6 +265,8 @@ class _Known:
     let_go: bool = False
     stuck: bool = False
     priced: bool = False
+    edited: bool = False
+    asked: bool = False
 
     @property
     def bare(self) -> bool:
@@ -342,6 +348,7 @@ class _Author:
             body["spec"]["selector"]["matchLabels"]["color"] = "blue"
             body["spec"]["template"]["metadata"]["labels"]["color"] = "blue"
         known.body, known.there, known.paused = body, True, False
+        known.edited = known.asked = known.stuck = known.priced = False
         return Step("create", known.name, {"body": copy.deepcopy(body)}, judged=False)
 
     def _template(self, name: str) -> Object:
@@ -385,6 +392,9 @@ class _Author:
         return self._changed(known, {"spec": {"replicas": known.replicas}})
 
     def _roll(self, known: _Known) -> Step:
+        if known.asked:
+            return self._scale(known)
+        known.edited = known.paused
         container: Object = {"name": "main"}
         template: Object = {"spec": {"containers": [container]}}
         what = self._chance.random()
@@ -400,6 +410,8 @@ class _Author:
         return self._changed(known, {"spec": {"template": template}})
 
     def _roll_and_scale(self, known: _Known) -> Step:
+        if known.asked:
+            return self._scale(known)
         patch = self._roll(known).given["patch"]
         known.replicas = self._chance.randint(0, 8)
         patch["spec"]["replicas"] = known.replicas
@@ -430,13 +442,20 @@ class _Author:
     def _pause(self, known: _Known) -> Step:
         known.paused = not known.paused
         known.stuck = known.stuck or known.paused
+        known.edited = known.asked = False
         return self._changed(known, {"spec": {"paused": known.paused}})
 
     def _roll_back(self, known: _Known) -> Step:
+        if known.edited:
+            return self._annotate(known)
+        known.asked = known.paused
         revision = str(self._chance.choice((0, 0, 1, 2, 3, 7)))
         return self._changed(known, {"metadata": {"annotations": {ROLLBACK: revision}}})
 
     def _undo(self, known: _Known) -> Step:
+        if known.asked:
+            return self._scale(known)
+        known.edited = known.paused
         return Step("undo", known.name)
 
     # ---- pods --------------------------------------------------------------------------------
@@ -447,8 +466,9 @@ class _Author:
 
     def _price(self, known: _Known) -> Step:
         known.priced = True
-        costs = [str(self._chance.randint(-3, 9)) for _ in range(self._chance.randint(1, 4))]
-        return Step("price", known.name, {"costs": costs})
+        # Not 0, which is what a pod without a price costs.
+        costs = [self._chance.choice(("-3", "-1", "1", "2", "7")) for _ in range(4)]
+        return Step("price", known.name, {"costs": costs[: self._chance.randint(1, 4)]})
 
     def _stray(self, known: _Known) -> Step:
         if known.strays:
@@ -509,7 +529,7 @@ _DEPLOYMENT = {
     "scale": 6,
     "roll": 10,
     "roll_and_scale": 2,
-    "configure": 3,
+    "configure": 6,
     "annotate": 2,
     "label": 1,
     "pause": 4,

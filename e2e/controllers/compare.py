@@ -24,6 +24,7 @@ State: TypeAlias = dict[str, Any]
 """What there is, by what it is: `Deployment web-0`, `pods of web-0-<1a2b3c>` and so on."""
 
 HASH = "pod-template-hash"
+COST = "controller.kubernetes.io/pod-deletion-cost"
 REVISION = "deployment.kubernetes.io/revision"
 DESIRED = "deployment.kubernetes.io/desired-replicas"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
@@ -213,13 +214,18 @@ class _View:
 
     def pod(self, found: Object) -> Object:
         ready = objects.condition(found, "Ready")
-        return {
+        seen = {
             **self._metadata(found),
             "generateName": self.text(found["metadata"].get("generateName", "").rstrip("-")),
             "phase": (found.get("status") or {}).get("phase"),
             "ready": ready["status"] if ready else None,
-            "containers": found["spec"]["containers"],
         }
+        if HASH in objects.labels(found):
+            return {**seen, "containers": found["spec"]["containers"]}
+        # A bare ReplicaSet has pods of several templates, and which of them go is up to chance.
+        labels = {k: v for k, v in seen["labels"].items() if k == "app"}
+        costs = {k: v for k, v in seen["annotations"].items() if k == COST}
+        return {**seen, "labels": labels, "annotations": costs}
 
     def events(self, found: list[Object]) -> State:
         """For each object what was told about it, by reason, and how often anything was."""

@@ -113,7 +113,17 @@ def test_rights_are_bound_to_the_users_of_our_components() -> None:
 
 def test_each_component_may_write_its_own_lease_only() -> None:
     roles = [body for resource, body in bootstrap.manifests() if resource.kind == "Role"]
-    assert len(roles) == 2
-    for role in roles:
-        writes = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
-        assert [rule["resourceNames"] for rule in writes] == [[role["metadata"]["name"]]]
+    users = ["whipstaff-controllers", "whipstaff-scheduler"]
+    written = [
+        (role["metadata"]["name"], rule["resourceNames"])
+        for role in roles
+        for rule in role["rules"]
+        if "leases" in rule["resources"] and "update" in rule["verbs"]
+    ]
+    assert sorted(written) == [(user, [user]) for user in users]
+
+
+def test_what_is_not_in_a_role_of_the_whole_cluster_is_given_by_name() -> None:
+    for resource, body in bootstrap.manifests():
+        for rule in body["rules"] if resource.kind == "Role" else ():
+            assert rule["verbs"] == ["create"] or rule["resourceNames"]

@@ -94,6 +94,14 @@ def _is_newest(place: Place, replicaset: str) -> bool:
     return len(revisions) == 2 and revisions[0] == revisions[1]
 
 
+def _is_in_series(place: Place, stock: Any, ours: Any) -> bool:
+    reason = "Warning FailedCreate"
+    if place.path != f"{place.key}, {reason}" or stock is None or ours is not None:
+        return False
+    told = place.state.get(place.key, {}).get("told", ())
+    return any(each == reason for each, _ in told)
+
+
 KNOWN: tuple[Known, ...] = (
     Known(
         "A rollout progresses when the count of its new pods grows. Upstream's write of the count "
@@ -101,6 +109,12 @@ KNOWN: tuple[Known, ...] = (
         "count of the rollout before, and are no progress where that was as high: the condition "
         "goes on to speak of that rollout. Ours is one write.",
         _was_no_progress,
+    ),
+    Known(
+        "Pods that can't be created are told of with a name that is new at each try. Upstream's "
+        "recorder writes ten such events and then the last note over and over; ours has them as "
+        "one series, with the note of the first.",
+        _is_in_series,
     ),
 )
 

@@ -71,6 +71,15 @@ def test_what_the_stock_recorder_may_have_kept_back_is_no_difference() -> None:
     assert len(compare.differences(ours, stock)) == 1
 
 
+def test_creations_that_fail_again_and_otherwise_are_told_of_in_one_series() -> None:
+    reason, key = "Warning FailedCreate", "events about ReplicaSet web-<1>"
+    stock = {key: {"told": {(reason, "limit 3"), (reason, "limit 9")}, "counts": {reason: 2}}}
+    ours = {key: {"told": {(reason, "limit 3")}, "counts": {reason: 2}}}
+    assert compare.differences(stock, ours) == []
+    assert len(compare.differences(ours, stock)) == 1
+    assert len(compare.differences(stock, {})) == 2
+
+
 def deployment(reason: str, message: str) -> dict[str, Any]:
     words = {"status": "True", "reason": reason, "message": message}
     annotations = {compare.REVISION: "2"}

@@ -80,4 +80,5 @@ def main(
 
 
 if __name__ == "__main__":
+    machine.end_on_sigterm()
     main()

@@ -337,3 +337,22 @@ async def test_workers_end_when_the_queue_is_shut_down_and_empty() -> None:
     queue.shutdown()
     await asyncio.wait_for(workqueue.run_workers(queue, handle, 2), 1)
     assert sorted(done) == ["a", "b", "c"]
+
+
+async def test_a_first_conflict_is_nothing_to_warn_of_but_the_second_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    for level in ("debug", "warning"):
+        monkeypatch.setattr(workqueue._log, level, lambda *_, level=level, **__: said.append(level))
+    queue = workqueue.WorkQueue[str]()
+    failures = iter([errors.Conflict(409), errors.Conflict(409)])
+
+    async def handle(_: str) -> None:
+        for failure in failures:
+            raise failure
+
+    async with _workers(queue, handle, 1):
+        queue.add("a")
+        await _until(lambda: len(said) == 2)
+    assert said == ["debug", "warning"]

@@ -312,7 +312,11 @@ async def _work(queue: WorkQueue[Key], handle: Callable[[Key], Awaitable[float |
         try:
             again = await handle(key)
         except errors.WhipstaffError as error:
-            _log.warning("will try again", key=key, error=error, failures=queue.requeues(key))
+            failures = queue.requeues(key)
+            # Somebody else was faster: as often as not, and mended by looking again.
+            usual = isinstance(error, errors.Conflict) and not failures
+            say = _log.debug if usual else _log.warning
+            say("will try again", key=key, error=error, failures=failures)
             queue.add_rate_limited(key)
         except asyncio.CancelledError:
             # Something inside was cancelled; unless it was this worker, that is just a failure.

@@ -11,7 +11,7 @@ import node_agent_logind
 import pytest
 from node_agent_logind import Machine, daemon, machine
 
-from whipstaff.node_agent import logind
+from whipstaff.node_agent import logind, shutdown
 
 pytestmark = pytest.mark.skipif(
     shutil.which("dbus-daemon") is None, reason="dbus-daemon isn't installed"
@@ -63,7 +63,7 @@ async def test_a_logind_that_keeps_its_delay_is_an_error(
     async with machine(tmp_path) as (made, _):
         made.reloads = False
         found = await logind.Logind.connect(made.configuration)
-        with pytest.raises(logind.LogindError, match="to become 45s, current value is 5s"):
+        with pytest.raises(shutdown.LogindError, match="to become 45s, current value is 5s"):
             await found.allow_delay(45)
         found.close()
 
@@ -106,15 +106,15 @@ async def test_the_end_of_the_bus_is_the_end_of_the_news(tmp_path: pathlib.Path)
         await asyncio.sleep(0.1)
     async with asyncio.timeout(10):
         assert await told is None
-    with pytest.raises(logind.LogindError, match=r"Inhibit: "):
+    with pytest.raises(shutdown.LogindError, match=r"Inhibit: "):
         await found.inhibit()
 
 
 async def test_without_a_bus_or_a_logind_on_it_there_is_an_error(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(logind.LogindError, match="no system bus: "):
+    with pytest.raises(shutdown.LogindError, match="no system bus: "):
         await logind.Logind.connect()
     async with daemon(tmp_path):
         found = await logind.Logind.connect()
-        with pytest.raises(logind.LogindError, match=r"login1 was not provided"):
+        with pytest.raises(shutdown.LogindError, match=r"login1 was not provided"):
             await found.longest_delay()
         found.close()

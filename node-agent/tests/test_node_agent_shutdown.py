@@ -15,7 +15,6 @@ import pytest
 
 from whipstaff.node_agent import (
     lifecycle,
-    logind,
     metrics,
     nodes,
     shutdown,
@@ -198,7 +197,7 @@ class Machine:
 
     async def connect(self) -> Machine:
         if not self.there:
-            raise logind.LogindError("no system bus: nothing there")
+            raise shutdown.LogindError("no system bus: nothing there")
         self.connections += 1
         return self
 

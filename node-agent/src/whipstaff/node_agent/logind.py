@@ -19,6 +19,7 @@ from typing import Any, Self
 import dbus_fast
 from dbus_fast import aio
 
+from whipstaff.node_agent import shutdown
 from whipstaff.runtime import logs
 
 NAME, PATH, INTERFACE = (
@@ -36,10 +37,6 @@ _FIRST_PAUSE = 0.1
 _HANGUP = 1
 
 _log = logs.get("node_agent.logind")
-
-
-class LogindError(Exception):
-    """logind isn't there, or doesn't do what it is asked for; the text says which."""
 
 
 class Lock:
@@ -74,19 +71,19 @@ class Logind:
         """Find logind on the system's bus, and have it tell of shutdowns from now on.
 
         Raises:
-            LogindError: there is no bus, or no logind on it.
+            shutdown.LogindError: there is no bus, or no logind on it.
         """
         made = aio.MessageBus(bus_type=dbus_fast.BusType.SYSTEM, negotiate_unix_fd=True)
         try:
             async with asyncio.timeout(_PATIENCE):
                 bus = await made.connect()
         except (OSError, EOFError, dbus_fast.AuthError, dbus_fast.InvalidAddressError) as error:
-            raise LogindError(f"no system bus: {str(error) or 'no answer'}") from error
+            raise shutdown.LogindError(f"no system bus: {str(error) or 'no answer'}") from error
         found = cls(bus, configuration)
         try:
             rule = f"type='signal',sender='{NAME}',interface='{INTERFACE}',member='{SIGNAL}'"
             await found._call(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", rule)
-        except LogindError:
+        except shutdown.LogindError:
             found.close()
             raise
         return found
@@ -99,7 +96,7 @@ class Logind:
         """For how many seconds logind lets a shutdown wait.
 
         Raises:
-            LogindError: it doesn't say.
+            shutdown.LogindError: it doesn't say.
         """
         properties = "org.freedesktop.DBus.Properties"
         name = "InhibitDelayMaxUSec"
@@ -110,12 +107,12 @@ class Logind:
         """Have logind let a shutdown wait for so long: write its configuration, and wait for it.
 
         Raises:
-            LogindError: it doesn't.
+            shutdown.LogindError: it doesn't.
         """
         try:
             await asyncio.to_thread(self._configure, seconds)
         except OSError as error:
-            raise LogindError(f"unable to override inhibit delay: {error}") from error
+            raise shutdown.LogindError(f"unable to override inhibit delay: {error}") from error
         systemd = "org.freedesktop.systemd1"
         unit = "systemd-logind.service"
         await self._call(
@@ -135,7 +132,7 @@ class Logind:
                 return
             await asyncio.sleep(pause)
             pause *= 2
-        raise LogindError(
+        raise shutdown.LogindError(
             f"timed out waiting for logind's InhibitDelayMaxSec to become {seconds:g}s, "
             f"current value is {current:g}s"
         )
@@ -144,7 +141,7 @@ class Logind:
         """Have shutdowns wait.
 
         Raises:
-            LogindError: logind doesn't let us.
+            shutdown.LogindError: logind doesn't let us.
         """
         why = "Kubelet needs time to handle node shutdown"
         reply = await self._call(
@@ -161,7 +158,7 @@ class Logind:
         Ends with the connection.
 
         Raises:
-            LogindError: the bus can't be asked who sent a signal.
+            shutdown.LogindError: the bus can't be asked who sent a signal.
         """
         hangup = asyncio.create_task(self._wait_for_hangup())
         try:
@@ -199,7 +196,7 @@ class Logind:
         self, name: str, path: str, interface: str, member: str, signature: str, *body: Any
     ) -> dbus_fast.Message:
         if not self._bus.connected:
-            raise LogindError(f"{interface}.{member}: not connected to the bus")
+            raise shutdown.LogindError(f"{interface}.{member}: not connected to the bus")
         message = dbus_fast.Message(
             destination=name,
             path=path,
@@ -212,10 +209,12 @@ class Logind:
             async with asyncio.timeout(_PATIENCE):
                 reply = await self._bus.call(message)
         except (OSError, EOFError, dbus_fast.DBusError) as error:
-            raise LogindError(f"{interface}.{member}: {str(error) or 'no answer'}") from error
+            raise shutdown.LogindError(
+                f"{interface}.{member}: {str(error) or 'no answer'}"
+            ) from error
         if reply is None or reply.message_type is dbus_fast.MessageType.ERROR:
             text = reply.body[0] if reply is not None and reply.body else "no answer"
-            raise LogindError(f"{interface}.{member}: {text}")
+            raise shutdown.LogindError(f"{interface}.{member}: {text}")
         return reply
 
     def _configure(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import orjson
 
-from whipstaff.node_agent import admission, logind, metrics, shutdown_plan, statuses, texts
+from whipstaff.node_agent import admission, metrics, shutdown_plan, statuses, texts
 from whipstaff.runtime import events, logs, objects
 
 Object = objects.Object
@@ -34,6 +34,10 @@ _RECONNECT = 1.0
 _LOOK_AGAIN = 0.1
 
 _log = logs.get("node_agent.shutdown")
+
+
+class LogindError(Exception):
+    """logind isn't there, or doesn't do what it is asked for; the text says which."""
 
 
 class Lock(Protocol):
@@ -81,6 +85,13 @@ class Hands:
     changed: Callable[[bool], None]
 
 
+async def _find_logind() -> Logind:
+    """The machine's; imported only where somebody wants it, as it takes 2 MB."""
+    from whipstaff.node_agent import logind  # noqa: PLC0415
+
+    return await logind.Logind.connect()
+
+
 class Shutdown:
     """Sees to it that pods end before the machine does.
 
@@ -98,7 +109,7 @@ class Shutdown:
         hands: Hands,
         folder: pathlib.Path,
         clock: Callable[[], float],
-        connect: Callable[[], Awaitable[Logind]] = logind.Logind.connect,
+        connect: Callable[[], Awaitable[Logind]] = _find_logind,
     ) -> None:
         self._periods = policy.periods
         self._seconds = policy.seconds
@@ -125,7 +136,7 @@ class Shutdown:
                 try:
                     await self._follow()
                     trouble = ""
-                except logind.LogindError as error:
+                except LogindError as error:
                     if not self._followed:
                         _log.error("shutdowns of the machine aren't waited for", error=str(error))
                         return

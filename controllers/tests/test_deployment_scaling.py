@@ -344,3 +344,19 @@ def test_a_deployment_that_is_being_deleted_only_says_how_it_is() -> None:
     assert plan.status["status"]["replicas"] == 3
     assert plan.status["status"]["availableReplicas"] == 2
     assert reconcile(made).create is None
+
+
+def test_what_still_has_pods_too_many_grows_only_when_they_are_gone() -> None:
+    # Gone back to the revision that was just scaled down: it reports pods that it deletes.
+    made = deployment(8, 8, 0, paused=False)
+    newest = replicaset(4, 1, (8, 16), "web", available=7, reported=7)
+    other = replicaset(8, 2, (8, 16), available=4, reported=4)
+    assert "foo-v1" not in sizes_written(reconcile(made, newest, other))
+    newest["status"].update(replicas=4, availableReplicas=4)
+    assert sizes_written(reconcile(made, newest, other)) == {"foo-v1": 8}
+
+
+def sizes_written(plan: reconciler.Plan) -> dict[str, int]:
+    return {
+        name: each["spec"]["replicas"] for name, each in plan.update.items() if name in plan.scaled
+    }

@@ -249,6 +249,9 @@ class Judge:
         self.judged += 1
         siblings = self._children(resources.REPLICASETS, deployment)
         if _size(new) < before:
+            # Scaled with the Deployment, all shrink in proportion: available pods or not.
+            if specs.adopted or _noted(old) != _noted(new):
+                return
             self._shrunk(new, before, siblings, specs)
             return
         bound = max(_most(each) for _, each in specs.recent)
@@ -388,6 +391,12 @@ def _size(obj: Object) -> int:
 
 def _total(replicasets: Iterable[Object]) -> int:
     return sum(map(_size, replicasets))
+
+
+def _noted(replicaset: Object | None) -> str | None:
+    """The size of the Deployment, as it was when a ReplicaSet was scaled last."""
+    noted = "deployment.kubernetes.io/desired-replicas"
+    return objects.annotations(replicaset).get(noted) if replicaset is not None else None
 
 
 def _is_rolling(deployment: Object) -> bool:

@@ -194,10 +194,13 @@ class _Step:
     def scale(self, replicaset: Object, size: int, *, force: bool = False) -> bool:
         """Scale a ReplicaSet, or (forced) only note the Deployment's size; whether it was scaled.
 
-        What was just made has its size already.
+        What was just made has its size already. What still has pods too many grows when it has
+        let them go: it would report pods as available that it deletes. Upstream counts on them.
         """
         has, name = arithmetic.replicas(replicaset), objects.name(replicaset)
         if replicaset is self.plan.create or (has == size and not force):
+            return False
+        if has < size and arithmetic.counted(replicaset, "replicas") > has:
             return False
         annotations = dict(objects.annotations(replicaset))
         if not self._note_size(annotations) and has == size:

@@ -28,10 +28,6 @@ TERM = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}
     [
         ({"affinity": {"podAffinity": {REQUIRED: [TERM]}}}, "InterPodAffinity"),
         ({"affinity": {"podAntiAffinity": {REQUIRED: [TERM]}}}, "InterPodAffinity"),
-        (
-            {"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]},
-            "PodTopologySpread",
-        ),
         ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}, "persistent"),
         ({"volumes": [{"name": "v", "ephemeral": {}}]}, "generic ephemeral volumes"),
         ({"volumes": [{"name": "v", "iscsi": {}}]}, "iscsi volumes"),
@@ -65,7 +61,6 @@ def test_a_pod_that_needs_what_is_not_built_stays_pending_and_is_told_why(
     "spec",
     [
         {"affinity": {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": TERM}]}}},
-        {"topologySpreadConstraints": [{"whenUnsatisfiable": "ScheduleAnyway"}]},
         {"volumes": [{"name": "v", "configMap": {}}, {"name": "w", "emptyDir": {}}]},
         {"volumes": [{"name": "v", "projected": {}}], "hostUsers": False},
     ],

@@ -227,6 +227,37 @@ class PreFilterPlugin(Protocol):
 
 
 @runtime_checkable
+class PreFilterExtensions(Protocol):
+    """A PreFilter plugin that can be told of a pod that comes or goes after pre_filter.
+
+    Its filter then answers as if the snapshot had been like that. `other` is on the node of `row`,
+    or is put there. What it keeps in the state by its name has a `copy()`, so that one node can be
+    tried without spoiling the state for another. It keeps nothing for a pod that it skipped.
+    Upstream: PreFilterExtensions.
+    """
+
+    def add_pod(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        other: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+        row: int,
+    ) -> None:
+        """Counts `other` as if it were there."""
+
+    def remove_pod(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        other: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+        row: int,
+    ) -> None:
+        """Counts as if `other` weren't there."""
+
+
+@runtime_checkable
 class FilterPlugin(Protocol):
     """Says which nodes can't take the pod."""
 

@@ -31,6 +31,14 @@ class HostPort(NamedTuple):
     port: int
 
 
+class Kind(NamedTuple):
+    """What pods have in common that are counted alike."""
+
+    namespace: str
+    is_terminating: bool
+    labels: frozenset[tuple[str, str]]
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class PodInfo:
     """What scheduling needs to know of a pod. Made by `PodInfo.from_object`."""
@@ -56,6 +64,7 @@ class PodInfo:
     container_count: int  # containers and init containers
     scheduling_gates: tuple[str, ...]
     _class_key: Hashable = None
+    _kind: Kind | None = None
 
     @classmethod
     def from_object(cls, raw: Object) -> "PodInfo":
@@ -100,6 +109,14 @@ class PodInfo:
         placed.node_name = node_name
         placed._class_key = None
         return placed
+
+    @property
+    def kind(self) -> Kind:
+        """What the pod is counted as."""
+        if self._kind is None:
+            labels = frozenset(self.labels.items())
+            self._kind = Kind(self.namespace, self.is_terminating, labels)
+        return self._kind
 
     @property
     def node_affinity(self) -> Object:

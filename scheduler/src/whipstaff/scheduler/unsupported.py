@@ -1,11 +1,10 @@
 """Keeps pods from being placed where a plugin that isn't built yet might have said no.
 
 No loop runs here. **This module is to be deleted**, feature by feature, as the plugins it stands in
-for are built: InterPodAffinity, PodTopologySpread, the volume plugins, DynamicResources and
-NodeDeclaredFeatures. It runs before the others in every profile. A pod that needs one of them stays
-pending with a reason that names what is missing, and a pod that another pod's required
-anti-affinity keeps out of a zone or off a node stays out. What is merely preferred (preferred
-affinity, ScheduleAnyway) is passed over: it only ever moves scores.
+for are built: InterPodAffinity, the volume plugins, DynamicResources and NodeDeclaredFeatures. It
+runs before the others in every profile. A pod that needs one of them stays pending with a reason
+that names what is missing, and a pod that another pod's required anti-affinity keeps out of a zone
+or off a node stays out. Preferred affinity is passed over: it only ever moves scores.
 
 Answers to no upstream file.
 """
@@ -92,9 +91,6 @@ def features(pod: pods.PodInfo) -> Iterator[str]:
     for kind, text in (("podAffinity", "affinity"), ("podAntiAffinity", "anti-affinity")):
         if (pod.affinity.get(kind) or {}).get(_REQUIRED):
             yield f"required pod {text} (InterPodAffinity)"
-    for constraint in spec.get("topologySpreadConstraints") or ():
-        if constraint.get("whenUnsatisfiable") != "ScheduleAnyway":
-            yield "DoNotSchedule topology spread constraints (PodTopologySpread)"
     for volume in spec.get("volumes") or ():
         for kind in volume.keys() - _ANYWHERE - {"name"}:
             yield f"{_VOLUME_NAMES.get(kind, f'{kind} volumes')} (volume plugins)"

@@ -43,7 +43,7 @@ def node(name: str, zone: str = "", **more: Any) -> Object:
 ZONES = [node("a", "1"), node("b", "1"), node("x", "2"), node("y", "2")]
 
 
-def placed(nodes: str, labels: Sequence[str] = ("foo",), **more: Any) -> list[Object]:
+def placed(nodes: Sequence[str], labels: Sequence[str] = ("foo",), **more: Any) -> list[Object]:
     """A pod on the node of each letter."""
     return [
         testing.pod(
@@ -421,57 +421,48 @@ def test_the_system_defaults_are_what_the_arguments_default_to() -> None:
 # A pod tried with others there or gone
 
 
-def tried(
-    new: pods.PodInfo, cluster: snapshot.Snapshot, *changes: tuple[str, Object]
-) -> tuple[str, str]:
-    """The outcome after pods were added and removed, and that of the state it was copied from."""
-    state: framework.CycleState = {}
-    PLUGIN.pre_filter(state, new, cluster)
-    changed = {PLUGIN.name: state[PLUGIN.name].copy()}
-    for kind, raw in changes:
-        other = pods.PodInfo.from_object(raw)
-        change = PLUGIN.add_pod if kind == "add" else PLUGIN.remove_pod
-        change(changed, new, other, cluster, cluster.row_of[other.node_name])
-    outcomes = []
-    for each in (changed, state):
-        verdict = PLUGIN.filter(each, new, cluster, framework.ALL_ROWS)
-        codes = [0] * len(cluster) if verdict is None else verdict.codes.tolist()
-        outcomes.append(" ".join((FIT, "", FULL, NO_LABEL)[code] for code in codes))
-    return outcomes[0], outcomes[1]
+def verdict(state: framework.CycleState, new: pods.PodInfo, cluster: snapshot.Snapshot) -> str:
+    found = PLUGIN.filter(state, new, cluster, framework.ALL_ROWS)
+    codes = [0] * len(cluster) if found is None else found.codes.tolist()
+    return " ".join((FIT, "", FULL, NO_LABEL)[code] for code in codes)
 
 
 def test_a_pod_that_would_go_makes_room_and_one_that_would_come_takes_it() -> None:
     there = placed("aabyyy")
     cluster = testing.cluster(ZONES, there)
     new = pod(hard("zone"), hard("node"))
+    state: framework.CycleState = {}
+    PLUGIN.pre_filter(state, new, cluster)
+    coming, going = (pods.PodInfo.from_object(raw) for raw in (*placed("x"), there[0]))
+    assert verdict(state, new, cluster) == "full full fits full"
 
-    before = "full full fits full"
-    assert tried(new, cluster) == (before, before)
-    on_x = placed("x")[0]
-    assert tried(new, cluster, ("add", on_x)) == ("full fits full full", before)
-    assert tried(new, cluster, ("add", on_x), ("remove", there[0])) == (
-        "fits fits full full",
-        before,
-    )
+    PLUGIN.add_pod(state, new, coming, cluster)
+    assert verdict(state, new, cluster) == "full fits full full"
+    PLUGIN.remove_pod(state, new, going, cluster)
+    assert verdict(state, new, cluster) == "fits fits full full"
+    PLUGIN.add_pod(state, new, going, cluster)
+    PLUGIN.remove_pod(state, new, coming, cluster)
+    assert verdict(state, new, cluster) == "full full fits full"
 
 
-def test_pods_that_do_not_count_change_nothing() -> None:
+def test_pods_that_do_not_count_change_nothing_when_they_go() -> None:
     cluster = testing.cluster([*ZONES, testing.node("z")], placed("aabyyy"))
     new = pod(hard("node", nodeAffinityPolicy="Honor"), affinity=IN_AY)
     going = placed("y")[0]
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    state: framework.CycleState = {}
+    PLUGIN.pre_filter(state, new, cluster)
 
-    before = "fits fits fits full no label"
     for other in (
         placed("y", namespace="other")[0],
         placed("y", ["bar"])[0],
         placed("b")[0],
         placed("z")[0],
+        placed(["gone"])[0],
         going,
     ):
-        assert tried(new, cluster, ("remove", other)) == (before, before)
-    # A pod that was skipped has nothing to keep count of.
-    PLUGIN.add_pod({}, pod(), pods.PodInfo.from_object(placed("a")[0]), cluster, 0)
+        PLUGIN.remove_pod(state, new, pods.PodInfo.from_object(other), cluster)
+        assert verdict(state, new, cluster) == "fits fits fits full no label"
 
 
 # What may help a pod that was rejected
@@ -492,7 +483,7 @@ def after_node(new: pods.PodInfo, old: Object | None, changed: Object | None) ->
 def test_a_counted_pod_that_comes_or_goes_may_help() -> None:
     waiting = pod(hard("zone"), hard("node", selector=BAR))
     foo, other = placed("a")[0], placed("a", ["baz"])[0]
-    unplaced, far = placed([""], ["foo"])[0], placed("a", namespace="other")[0]
+    unplaced, far = placed([""])[0], placed("a", namespace="other")[0]
     nominated = {**unplaced, "status": {"nominatedNodeName": "a"}}
 
     for counted in (foo, placed("a", ["bar"])[0], nominated):

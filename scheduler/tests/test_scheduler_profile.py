@@ -57,13 +57,14 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodePorts",
         "NodeResourcesFit",
         "PodTopologySpread",
-        "Unsupported",
+        "InterPodAffinity",
     ]
     assert [(entry.name, entry.weight) for entry in built.scorers] == [
         ("TaintToleration", 3),
         ("NodeAffinity", 2),
         ("NodeResourcesFit", 1),
         ("PodTopologySpread", 2),
+        ("InterPodAffinity", 2),
         ("NodeResourcesBalancedAllocation", 1),
         ("ImageLocality", 1),
     ]
@@ -72,15 +73,16 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodeAffinity",
         "NodePorts",
         "PodTopologySpread",
+        "InterPodAffinity",
     ]
 
 
 def test_what_looks_at_no_other_pods_is_asked_once_for_pods_that_look_alike() -> None:
     built = profile.default_profile("default-scheduler")
 
-    others = {"PodTopologySpread", "Unsupported"}
+    others = {"PodTopologySpread", "InterPodAffinity"}
     assert {entry.name for entry in built.filters if not entry.kept} == others
-    assert {entry.name for entry in built.scorers if not entry.kept} == {"PodTopologySpread"}
+    assert {entry.name for entry in built.scorers if not entry.kept} == others
     assert all(entry.shipped for entry in built.scorers)
 
 

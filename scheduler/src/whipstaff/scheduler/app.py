@@ -39,6 +39,7 @@ from whipstaff.scheduler import (
     decision,
     decisions,
     metrics,
+    namespaces,
     plugin_sets,
     pod_conditions,
     pods,
@@ -68,7 +69,12 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
     """The rights without which the scheduler can't do its work."""
     needed = [
         preflight.Access(verb, resource)
-        for resource in (resources.PODS, resources.NODES, *workloads.RESOURCES)
+        for resource in (
+            resources.PODS,
+            resources.NODES,
+            resources.NAMESPACES,
+            *workloads.RESOURCES,
+        )
         for verb in ("get", "list", "watch")
     ]
     needed += [
@@ -165,7 +171,10 @@ class Scheduler:
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
         self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
         self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
-        self._others = workloads.informers(api, self._cluster.workloads)
+        self._others = [
+            *workloads.informers(api, self._cluster.workloads),
+            *namespaces.informers(api, self._cluster.namespaces),
+        ]
         self._recorders = {
             name: events.Recorder(
                 side_api,

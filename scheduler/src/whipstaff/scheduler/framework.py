@@ -227,14 +227,20 @@ class PreFilterPlugin(Protocol):
 
 
 @runtime_checkable
-class PreFilterExtensions(Protocol):
-    """A PreFilter plugin that can be told of a pod that comes or goes after pre_filter.
+class FollowsPods(Protocol):
+    """A plugin that can keep what its pre_filter noted true while pods are moved to and fro.
 
-    Its filter then answers as if the snapshot had been like that. `other` is on the node of `row`,
-    or is put there. What it keeps in the state by its name has a `copy()`, so that one node can be
-    tried without spoiling the state for another. It keeps nothing for a pod that it skipped.
+    Preemption asks what would fit if some pods were gone, and every decision what would fit if the
+    pods that are nominated to a node were there already. The snapshot is changed for such a
+    question and changed back (see `trial`), so a filter that looks at NODE and PODS of its rows
+    needs nothing more. A plugin that reads ANYTHING has its pre_filter asked anew after each
+    change, which is right and may be slow; if it has these two methods, they are called instead.
+    Each must undo the other exactly. They aren't called where pre_filter answered `SKIP`.
+
     Upstream: PreFilterExtensions.
     """
+
+    name: ClassVar[str]
 
     def add_pod(
         self,
@@ -242,9 +248,8 @@ class PreFilterExtensions(Protocol):
         pod: "pods.PodInfo",
         other: "pods.PodInfo",
         snapshot: "snapshot.Snapshot",
-        row: int,
     ) -> None:
-        """Counts `other` as if it were there."""
+        """`other` has come to the node that it names; the snapshot counts it already."""
 
     def remove_pod(
         self,
@@ -252,9 +257,8 @@ class PreFilterExtensions(Protocol):
         pod: "pods.PodInfo",
         other: "pods.PodInfo",
         snapshot: "snapshot.Snapshot",
-        row: int,
     ) -> None:
-        """Counts as if `other` weren't there."""
+        """`other` has left the node that it names; the snapshot doesn't count it any more."""
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from whipstaff.scheduler import requests
+from whipstaff.scheduler import affinityterms, requests
 
 Object = dict[str, Any]
 
@@ -65,6 +65,7 @@ class PodInfo:
     scheduling_gates: tuple[str, ...]
     _class_key: Hashable = None
     _kind: Kind | None = None
+    _affinity_terms: affinityterms.Terms | None = None
 
     @classmethod
     def from_object(cls, raw: Object) -> "PodInfo":
@@ -124,10 +125,11 @@ class PodInfo:
         return self.affinity.get("nodeAffinity") or {}
 
     @property
-    def requires_anti_affinity(self) -> bool:
-        """Whether the pod keeps some other pods away from its node, zone or the like."""
-        terms = self.affinity.get("podAntiAffinity") or {}
-        return bool(terms.get("requiredDuringSchedulingIgnoredDuringExecution"))
+    def affinity_terms(self) -> affinityterms.Terms:
+        """The terms of its pod affinity and anti-affinity."""
+        if self._affinity_terms is None:
+            self._affinity_terms = affinityterms.read(self.affinity, self.namespace)
+        return self._affinity_terms
 
     @property
     def class_key(self) -> Hashable:

@@ -27,7 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from whipstaff.runtime import selectors
-from whipstaff.scheduler import framework, interning, podcounts, pods, requests, workloads
+from whipstaff.scheduler import (
+    affinityterms,
+    framework,
+    interning,
+    namespaces,
+    podcounts,
+    pods,
+    requests,
+    workloads,
+)
 
 Object = dict[str, Any]
 
@@ -71,11 +80,12 @@ class Snapshot:
         self._ports: interning.Ports[pods.HostPort] = interning.Ports(capacity)
         self.images = interning.Images(capacity)
         self.workloads = workloads.Workloads()
+        self.namespaces = namespaces.Namespaces()
         self._pods_by_kind = podcounts.PodCounts(capacity)
+        self._terms = affinityterms.HeldTerms(capacity)
         self._pods: dict[str, pods.PodInfo] = {}  # by uid: every pod that has a node name
         self._pods_on: dict[str, dict[str, pods.PodInfo]] = {}  # by node name, known or not
         self._assumed: set[str] = set()
-        self._anti_affine: dict[str, pods.PodInfo] = {}  # by uid
         self._vectors: dict[requests.Requests, framework.Int64s] = {}
 
     def __len__(self) -> int:
@@ -157,6 +167,18 @@ class Snapshot:
     def count_pods(self, question: podcounts.Question) -> npt.NDArray[np.int32]:
         """(nodes,): how many pods of each node are meant."""
         return self._pods_by_kind.column(question, self.row_of)[: self._size]
+
+    def terms_meaning(
+        self, pod: pods.PodInfo
+    ) -> list[tuple[affinityterms.Held, npt.NDArray[np.int32]]]:
+        """The terms held by pods that mean this one, and (nodes,) how many of each node hold it."""
+        if not self._terms:
+            return []
+        labels = self.namespaces.labels(pod.namespace)
+        return [
+            (held, column[: self._size])
+            for held, column in self._terms.meaning(pod.namespace, pod.labels, labels)
+        ]
 
     def ports(self) -> Iterator[tuple[pods.HostPort, npt.NDArray[np.int32]]]:
         """Each host port in use, and (nodes,) how many pods of each node hold it."""
@@ -265,6 +287,7 @@ class Snapshot:
         self._taints.move(source, target)
         self._ports.move(source, target)
         self._pods_by_kind.move(source, target)
+        self._terms.move(source, target)
         self.images.move(source, target, self._image_names[source])
         self._nodes[target] = self._nodes[source]
         self._image_names[target] = self._image_names[source]
@@ -301,6 +324,7 @@ class Snapshot:
         self._taints.grow(capacity)
         self._ports.grow(capacity)
         self._pods_by_kind.grow(capacity)
+        self._terms.grow(capacity)
         self.images.grow(capacity)
 
     # Pods
@@ -327,10 +351,6 @@ class Snapshot:
         """Every pod that has a node name."""
         return self._pods.values()
 
-    def pods_with_required_anti_affinity(self) -> Collection[pods.PodInfo]:
-        """The pods that keep others away."""
-        return self._anti_affine.values()
-
     def add_pod(self, pod: pods.PodInfo) -> None:
         """Takes in a pod with a node name as it is now: new, changed, or until now only assumed.
 
@@ -344,8 +364,6 @@ class Snapshot:
             self._put(pod)
         elif _occupies_alike(before, pod):
             self._pods[pod.uid] = self._pods_on[pod.node_name][pod.uid] = pod
-            if pod.uid in self._anti_affine:
-                self._anti_affine[pod.uid] = pod
         else:
             self._take(before)
             self._put(pod)
@@ -384,8 +402,6 @@ class Snapshot:
     def _put(self, pod: pods.PodInfo) -> None:
         self._pods[pod.uid] = pod
         self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
-        if pod.requires_anti_affinity:
-            self._anti_affine[pod.uid] = pod
         self._pods_by_kind.add(pod)
         row = self.row_of.get(pod.node_name)
         if row is not None:
@@ -394,7 +410,6 @@ class Snapshot:
 
     def _take(self, pod: pods.PodInfo) -> None:
         del self._pods[pod.uid]
-        self._anti_affine.pop(pod.uid, None)
         on_node = self._pods_on[pod.node_name]
         del on_node[pod.uid]
         if not on_node:
@@ -423,6 +438,7 @@ class Snapshot:
         for port in pod.host_ports:
             self._ports.count(row, port, sign)
         self._pods_by_kind.count(row, pod, sign)
+        self._terms.count(row, pod.affinity_terms.held, sign)
 
     def _vector(self, amounts: requests.Requests) -> framework.Int64s:
         """(resources,): the amounts as a row of `requested`."""

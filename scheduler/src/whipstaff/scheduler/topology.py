@@ -9,9 +9,15 @@ Answers to the maps by topology pair in upstream's `podtopologyspread` and `inte
 import numpy as np
 import numpy.typing as npt
 
-from whipstaff.scheduler import framework
+from whipstaff.scheduler import framework, snapshot
 
 Domains = npt.NDArray[np.int32]
+
+
+def codes(key: str, cluster: snapshot.Snapshot) -> Domains:
+    """(nodes,): the domain of each node for a topology key, all 0 if no node has it."""
+    found = cluster.label_codes(key)
+    return np.zeros(len(cluster), np.int32) if found is None else found
 
 
 def count(codes: Domains) -> int:

@@ -1,8 +1,8 @@
 """The plugins that ship with the scheduler: one file a plugin, named as upstream's.
 
 `BUILT` is what a profile can name; a plugin that takes arguments has a `from_arguments`. Plugins of
-the stock scheduler that aren't here yet (InterPodAffinity, the volume plugins, DynamicResources,
-DefaultPreemption, NodeDeclaredFeatures) come as files beside these and lines below; until then
+the stock scheduler that aren't here yet (the volume plugins, DynamicResources, DefaultPreemption,
+NodeDeclaredFeatures) come as files beside these and lines below; until then
 `whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
 
 Answers to `pkg/scheduler/framework/plugins/registry.go`.
@@ -11,6 +11,7 @@ Answers to `pkg/scheduler/framework/plugins/registry.go`.
 from whipstaff.scheduler import framework
 from whipstaff.scheduler.plugins import (
     imagelocality,
+    interpodaffinity,
     nodeaffinity,
     nodename,
     nodeports,
@@ -35,6 +36,7 @@ BUILT: dict[str, type[framework.Plugin]] = {
         nodeports.NodePorts,
         noderesourcesfit.NodeResourcesFit,
         podtopologyspread.PodTopologySpread,
+        interpodaffinity.InterPodAffinity,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
     )

@@ -52,13 +52,6 @@ class Filtering:
     constraints: constraining.Constraints
     spreads: list[constraining.Spread]
 
-    def copy(self) -> "Filtering":
-        """One whose counts can be changed alone."""
-        return Filtering(
-            self.constraints,
-            [dataclasses.replace(spread, counts=spread.counts.copy()) for spread in self.spreads],
-        )
-
 
 @dataclasses.dataclass(slots=True)
 class _Scoring:
@@ -162,22 +155,20 @@ class PodTopologySpread(framework.Plugin):
         state: framework.CycleState,
         pod: pods.PodInfo,
         other: pods.PodInfo,
-        cluster: snapshot.Snapshot,  # noqa: ARG002
-        row: int,
+        cluster: snapshot.Snapshot,
     ) -> None:
-        """Counts `other` as if it were on the node of that row."""
-        _recount(state.get(self.name), pod, other, row, 1)
+        """Counts `other` on the node that it has come to."""
+        _recount(state[self.name], pod, other, cluster, 1)
 
     def remove_pod(
         self,
         state: framework.CycleState,
         pod: pods.PodInfo,
         other: pods.PodInfo,
-        cluster: snapshot.Snapshot,  # noqa: ARG002
-        row: int,
+        cluster: snapshot.Snapshot,
     ) -> None:
-        """No longer counts `other`, which is on the node of that row."""
-        _recount(state.get(self.name), pod, other, row, -1)
+        """No longer counts `other`, which has left its node."""
+        _recount(state[self.name], pod, other, cluster, -1)
 
     def pre_score(
         self,
@@ -302,10 +293,15 @@ def _is_full(
 
 
 def _recount(
-    found: Filtering | None, pod: pods.PodInfo, other: pods.PodInfo, row: int, change: int
+    found: Filtering,
+    pod: pods.PodInfo,
+    other: pods.PodInfo,
+    cluster: snapshot.Snapshot,
+    change: int,
 ) -> None:
     """Adds `change` for a pod where it counts. Source: `updateWithPod`."""
-    if found is None or other.namespace != pod.namespace or other.is_terminating:
+    row = cluster.row_of.get(other.node_name)
+    if row is None or other.namespace != pod.namespace or other.is_terminating:
         return
     if not all(spread.codes[row] for spread in found.spreads):
         return

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 
 from whipstaff.runtime import selectors
@@ -128,7 +127,7 @@ def spreads(
     A node counts where the constraint's policies let it and, with `needs_all_keys`, where it has
     the keys of all constraints.
     """
-    codes = [label_codes(constraint.key, cluster) for constraint in constraints]
+    codes = [topology.codes(constraint.key, cluster) for constraint in constraints]
     with_keys: framework.Mask | None = None
     if needs_all_keys:
         with_keys = _all_of([None if each.all() else each != 0 for each in codes])
@@ -159,12 +158,6 @@ def _all_of(masks: list[framework.Mask | None]) -> framework.Mask | None:
         if mask is not None:
             result = mask if result is None else result & mask
     return result
-
-
-def label_codes(key: str, cluster: snapshot.Snapshot) -> topology.Domains:
-    """(nodes,): the codes of a topology key, all 0 if no node has it."""
-    codes = cluster.label_codes(key)
-    return np.zeros(len(cluster), np.int32) if codes is None else codes
 
 
 def has_keys(constraints: Constraints, labels: Mapping[str, str]) -> bool:

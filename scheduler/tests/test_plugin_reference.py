@@ -26,7 +26,7 @@ from whipstaff.scheduler import (
     testing,
     workloads,
 )
-from whipstaff.scheduler.plugins import podtopologyspread
+from whipstaff.scheduler.plugins import interpodaffinity, podtopologyspread
 
 Object = dict[str, Any]
 Nodes = Mapping[str, Object]
@@ -34,6 +34,7 @@ Nodes = Mapping[str, Object]
 HOST = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 UNFIT, HOPELESS = 2, 3
 
 
@@ -187,6 +188,112 @@ def default_selector(pod: Object, objects: Sequence[tuple[resources.Resource, Ob
     return {"matchLabels": wanted}
 
 
+# InterPodAffinity
+
+TEAMS = {"default": {"team": "one"}, "other": {"team": "two"}, "third": {}}
+
+
+def term_means(term: Object, holder: Object, pod: Object) -> bool:
+    """Whether a term of `holder` means `pod`."""
+    namespace, chosen = pod["metadata"]["namespace"], term.get("namespaceSelector")
+    names = term.get("namespaces") or []
+    if not names and chosen is None:
+        names = [holder["metadata"]["namespace"]]
+    if namespace not in names and not selects(chosen, TEAMS[namespace]):
+        return False
+    return selects(term.get("labelSelector"), labels_of(pod))
+
+
+def terms_of(pod: Object, kind: str, when: str) -> list[Object]:
+    terms: list[Object] = pod["spec"].get("affinity", {}).get(kind, {}).get(when, [])
+    return terms
+
+
+def affinity_filter(
+    pod: Object, nodes: Nodes, placed: Sequence[Object]
+) -> dict[str, tuple[int, str]] | None:
+    """The code and the reason of each node that is rejected; None if no term is about the pod."""
+    near = terms_of(pod, "podAffinity", REQUIRED)
+    away = terms_of(pod, "podAntiAffinity", REQUIRED)
+
+    def domain(key: str, other: Object) -> tuple[str, str] | None:
+        labels = labels_of(nodes[other["spec"]["nodeName"]])
+        return (key, labels[key]) if key in labels else None
+
+    averse = {
+        domain(term["topologyKey"], other)
+        for other in placed
+        for term in terms_of(other, "podAntiAffinity", REQUIRED)
+        if term_means(term, other, pod)
+    } - {None}
+    wanted = {
+        domain(term["topologyKey"], other)
+        for other in placed
+        if all(term_means(each, pod, other) for each in near)
+        for term in near
+    } - {None}
+    unwanted = {
+        domain(term["topologyKey"], other)
+        for other in placed
+        for term in away
+        if term_means(term, pod, other)
+    } - {None}
+    if not near and not away and not averse:
+        return None
+    is_first = not wanted and all(term_means(each, pod, pod) for each in near)
+    rejected = {}
+    for name, node in nodes.items():
+        domains = set(labels_of(node).items())
+        has_labels = all(each["topologyKey"] in labels_of(node) for each in near)
+        met = all(
+            (each["topologyKey"], labels_of(node).get(each["topologyKey"])) in wanted
+            for each in near
+        )
+        if not has_labels or not (met or is_first):
+            rejected[name] = (HOPELESS, "node(s) didn't match pod affinity rules")
+        elif domains & unwanted:
+            rejected[name] = (UNFIT, "node(s) didn't match pod anti-affinity rules")
+        elif domains & averse:
+            reason = "node(s) didn't satisfy existing pods anti-affinity rules"
+            rejected[name] = (UNFIT, reason)
+    return rejected
+
+
+def affinity_scores(
+    pod: Object, nodes: Nodes, placed: Sequence[Object], feasible: Sequence[str], hard: int
+) -> dict[str, int] | None:
+    """The normalised score of each feasible node; None if no term is about the pod."""
+    domains: dict[tuple[str, str], int] = {}
+
+    def weigh(term: Object, weight: int, other: Object) -> None:
+        key, labels = term["topologyKey"], labels_of(nodes[other["spec"]["nodeName"]])
+        if key in labels:
+            domains[key, labels[key]] = domains.get((key, labels[key]), 0) + weight
+
+    for other in placed:
+        for kind, sign in (("podAffinity", 1), ("podAntiAffinity", -1)):
+            for one, another in ((pod, other), (other, pod)):
+                for each in terms_of(one, kind, PREFERRED):
+                    if term_means(each["podAffinityTerm"], one, another):
+                        weigh(each["podAffinityTerm"], sign * each["weight"], other)
+        for each in terms_of(other, "podAffinity", REQUIRED):
+            if hard and term_means(each, other, pod):
+                weigh(each, hard, other)
+    if not domains:
+        return None
+    raw = {
+        name: sum(domains.get(pair, 0) for pair in labels_of(nodes[name]).items())
+        for name in feasible
+    }
+    lowest, highest = min(raw.values(), default=0), max(raw.values(), default=0)
+    if lowest == highest:
+        return dict.fromkeys(feasible, 0)
+    return {
+        name: int(100.0 * (float(score - lowest) / float(highest - lowest)))
+        for name, score in raw.items()
+    }
+
+
 # Clusters and pods at random
 
 SELECTORS = st.sampled_from(
@@ -235,6 +342,35 @@ CONSTRAINTS = st.lists(
     ),
     max_size=2,
 )
+TERMS = some(
+    topologyKey=st.sampled_from([ZONE, HOST, "rack", "none"]),
+    labelSelector=SELECTORS,
+    namespaces=st.sampled_from([None, None, None, ["other"], ["default", "other"]]),
+    namespaceSelector=st.sampled_from(
+        [
+            None,
+            None,
+            None,
+            {},
+            {"matchLabels": {"team": "two"}},
+            {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]},
+        ]
+    ),
+)
+WEIGHED = st.builds(
+    lambda weight, term: {"weight": weight, "podAffinityTerm": term},
+    st.sampled_from([1, 7, 100]),
+    TERMS,
+)
+SIDES = some(
+    **{
+        REQUIRED: st.one_of(st.none(), st.none(), st.lists(TERMS, max_size=2)),
+        PREFERRED: st.one_of(st.none(), st.none(), st.lists(WEIGHED, max_size=2)),
+    }
+)
+AFFINITIES = some(
+    podAffinity=st.one_of(st.none(), SIDES), podAntiAffinity=st.one_of(st.none(), SIDES)
+)
 PODS = st.builds(
     lambda labels, namespace, owned, spec: {
         "labels": labels,
@@ -243,10 +379,11 @@ PODS = st.builds(
         **spec,
     },
     LABELS,
-    st.sampled_from(["default", "default", "other"]),
+    st.sampled_from(["default", "default", "other", "third"]),
     st.booleans(),
     some(
         topologySpreadConstraints=CONSTRAINTS,
+        affinity=AFFINITIES,
         nodeSelector=st.sampled_from([None, None, {"rack": "1"}]),
         tolerations=st.sampled_from([None, [{"key": "k", "operator": "Exists"}]]),
     ),
@@ -313,6 +450,8 @@ class World:
         made = testing.cluster(self.nodes.values(), self.pods.values())
         for resource, obj in self.objects:
             made.workloads.put(resource, obj)
+        for name, labels in TEAMS.items():
+            made.namespaces.put({"metadata": {"name": name, "labels": labels}})
         return made
 
     @property
@@ -410,6 +549,76 @@ def test_spreading_is_what_a_loop_over_nodes_and_pods_gives(
             assert found == spread_scores(
                 soft, pod, world.nodes, world.known, feasible, strict=bool(own)
             )
+
+
+@SETTINGS
+@hypothesis.given(
+    st.lists(NODES, min_size=3, max_size=6), STEPS, st.randoms(), st.sampled_from([0, 1, 50])
+)
+def test_affinity_is_what_a_loop_over_nodes_and_pods_gives(
+    nodes: list[Object], steps: list[tuple[str, Any]], rng: random.Random, hard: int
+) -> None:
+    world = World(())
+    plugin = interpodaffinity.InterPodAffinity(hard)
+    for kind, argument in [*(("node", node) for node in nodes), *steps]:
+        if kind != "ask":
+            world.change(kind, argument)
+            continue
+        pod = made_pod("new", argument)
+        found = testing.statuses(plugin, pods.PodInfo.from_object(pod), world.cluster)
+        told = None
+        if found != {"": framework.SKIP}:
+            told = {
+                name: (int(status.code), status.message)
+                for name, status in found.items()
+                if not status.is_success
+            }
+        assert told == affinity_filter(pod, world.nodes, world.known)
+
+        feasible = [name for name in world.nodes if rng.random() < 0.8]
+        expected = affinity_scores(pod, world.nodes, world.known, feasible, hard)
+        assert scored(plugin, pod, world.cluster, feasible) == expected
+
+
+@SETTINGS
+@hypothesis.given(OBJECTS, st.lists(NODES, min_size=3, max_size=6), STEPS, PODS)
+def test_pods_tried_there_or_gone_are_as_if_they_were(
+    objects: Any, nodes: list[Object], steps: list[tuple[str, Any]], new: Object
+) -> None:
+    world = World(objects)
+    for kind, argument in [*(("node", node) for node in nodes), *steps]:
+        if kind != "ask":
+            world.change(kind, argument)
+    pod = pods.PodInfo.from_object(made_pod("new", new))
+    plugins: tuple[framework.FollowsPods, ...] = (
+        podtopologyspread.PodTopologySpread(),
+        interpodaffinity.InterPodAffinity(),
+    )
+    for plugin in plugins:
+        assert isinstance(plugin, framework.PreFilterPlugin)
+        assert isinstance(plugin, framework.FilterPlugin)
+        state: framework.CycleState = {}
+        if plugin.pre_filter(state, pod, world.cluster) == framework.SKIP:
+            continue
+        before = codes_of(plugin.filter(state, pod, world.cluster, framework.ALL_ROWS))
+        gone = [pods.PodInfo.from_object(raw) for raw in list(world.pods.values())[::2]]
+        for other in gone:
+            world.cluster.remove_pod(other.uid)
+            plugin.remove_pod(state, pod, other, world.cluster)
+        anew: framework.CycleState = {}
+        expected = [0] * len(world.cluster)
+        if plugin.pre_filter(anew, pod, world.cluster) != framework.SKIP:
+            expected = codes_of(plugin.filter(anew, pod, world.cluster, framework.ALL_ROWS))
+        found = codes_of(plugin.filter(state, pod, world.cluster, framework.ALL_ROWS))
+        assert (found or [0] * len(world.cluster)) == (expected or [0] * len(world.cluster))
+        for other in reversed(gone):
+            world.cluster.add_pod(other)
+            plugin.add_pod(state, pod, other, world.cluster)
+        assert codes_of(plugin.filter(state, pod, world.cluster, framework.ALL_ROWS)) == before
+
+
+def codes_of(verdict: framework.Verdict | None) -> list[int]:
+    return [] if verdict is None else verdict.codes.tolist()
 
 
 def whole(pod: pods.PodInfo, cluster: snapshot.Snapshot, plugins: profile.Profile) -> Any:

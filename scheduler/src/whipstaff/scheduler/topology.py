@@ -30,7 +30,7 @@ def sums(codes: Domains, amounts: npt.NDArray[np.integer]) -> framework.Int64s:
 
     At code 0 are those of the nodes without the label. Exact for sums below 2**53.
     """
-    return np.bincount(codes, amounts).astype(np.int64)
+    return np.bincount(codes, amounts, minlength=1).astype(np.int64)
 
 
 def present(codes: Domains, nodes: framework.Mask | None) -> framework.Mask:

@@ -14,7 +14,7 @@ Arrays are as long as the snapshot's capacity; the snapshot knows how many rows 
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -40,7 +40,10 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """The pods that are in every one of the groups; without the terminating ones if `living`."""
+    """The pods that are in every one of the groups; without the terminating ones if `living`.
+
+    No pods, where there are no groups.
+    """
 
     groups: tuple[Group, ...]
     living: bool = False
@@ -49,16 +52,31 @@ class Question:
         """Whether pods of this kind, which have these labels, are meant."""
         if self.living and kind.is_terminating:
             return False
-        return all(group.includes(kind.namespace, labels) for group in self.groups)
+        return bool(self.groups) and all(
+            group.includes(kind.namespace, labels) for group in self.groups
+        )
+
+    @property
+    def label(self) -> tuple[str, str] | None:
+        """A label that all the pods have that are meant, if one is asked for."""
+        return _label_of(self.groups[0].selector) if self.groups else None
+
+
+def _label_of(selector: selectors.Selector) -> tuple[str, str] | None:
+    for requirement in selector.requirements:
+        if requirement.operator == "In" and len(requirement.values) == 1:
+            return requirement.key, requirement.values[0]
+    return None
 
 
 class _Column:
     """The answer to a question: `counts` has the number of pods meant, a row a node."""
 
-    __slots__ = ("counts",)
+    __slots__ = ("counts", "kinds")
 
     def __init__(self, capacity: int) -> None:
         self.counts: interning.Int32s = np.zeros(capacity, np.int32)  # (capacity,)
+        self.kinds: dict[pods.Kind, _Kind] = {}  # those that it counts
 
 
 class _Kind:
@@ -72,41 +90,77 @@ class _Kind:
         self.columns: list[_Column] = []
 
 
+class _Namespace:
+    """The kinds of pods of one namespace, also by each of their labels."""
+
+    __slots__ = ("by_label", "kinds")
+
+    def __init__(self) -> None:
+        self.kinds: dict[pods.Kind, _Kind] = {}
+        self.by_label: dict[tuple[str, str], dict[pods.Kind, _Kind]] = {}
+
+    def add(self, key: pods.Kind, kind: _Kind) -> None:
+        self.kinds[key] = kind
+        for label in key.labels:
+            self.by_label.setdefault(label, {})[key] = kind
+
+    def remove(self, key: pods.Kind) -> _Kind:
+        for label in key.labels:
+            with_label = self.by_label[label]
+            del with_label[key]
+            if not with_label:
+                del self.by_label[label]
+        return self.kinds.pop(key)
+
+    def candidates(self, selector: selectors.Selector) -> Mapping[pods.Kind, _Kind]:
+        """The kinds that a selector may select: those with a label that it asks for, if it does."""
+        label = _label_of(selector)
+        return self.kinds if label is None else self.by_label.get(label, {})
+
+
 class PodCounts:
     """The kinds of pods there are, and the columns of the questions asked lately."""
 
     def __init__(self, capacity: int, columns_kept: int = _COLUMNS_KEPT) -> None:
         self._capacity = capacity
         self._columns_kept = columns_kept
-        self._kinds: dict[str, dict[pods.Kind, _Kind]] = {}  # by namespace
+        self._namespaces: dict[str, _Namespace] = {}
         self._columns: collections.OrderedDict[Question, _Column] = collections.OrderedDict()
+        # The same by a label that the pods meant have; by None where there is no such label.
+        self._by_label: dict[tuple[str, str] | None, dict[Question, _Column]] = {}
 
     def add(self, pod: pods.PodInfo) -> None:
         """Takes in a pod with a node name. The row of its node is told of by `count`."""
-        of_namespace = self._kinds.setdefault(pod.namespace, {})
-        kind = of_namespace.get(pod.kind)
+        namespace = self._namespaces.get(pod.namespace)
+        if namespace is None:
+            namespace = self._namespaces[pod.namespace] = _Namespace()
+        kind = namespace.kinds.get(pod.kind)
         if kind is None:
-            kind = of_namespace[pod.kind] = _Kind(pod.labels)
-            for question, column in self._columns.items():
-                if question.includes(pod.kind, pod.labels):
-                    kind.columns.append(column)
+            kind = _Kind(pod.labels)
+            namespace.add(pod.kind, kind)
+            for label in (None, *pod.kind.labels):
+                for question, column in self._by_label.get(label, {}).items():
+                    if question.includes(pod.kind, pod.labels):
+                        kind.columns.append(column)
+                        column.kinds[pod.kind] = kind
         kind.nodes[pod.node_name] = kind.nodes.get(pod.node_name, 0) + 1
 
     def remove(self, pod: pods.PodInfo) -> None:
         """Forgets a pod that was added."""
-        of_namespace = self._kinds[pod.namespace]
-        nodes = of_namespace[pod.kind].nodes
+        namespace = self._namespaces[pod.namespace]
+        nodes = namespace.kinds[pod.kind].nodes
         nodes[pod.node_name] -= 1
         if not nodes[pod.node_name]:
             del nodes[pod.node_name]
         if not nodes:
-            del of_namespace[pod.kind]
-            if not of_namespace:
-                del self._kinds[pod.namespace]
+            for column in namespace.remove(pod.kind).columns:
+                del column.kinds[pod.kind]
+            if not namespace.kinds:
+                del self._namespaces[pod.namespace]
 
     def count(self, row: int, pod: pods.PodInfo, change: int) -> None:
         """Adds `change` to the counts of a row for a pod that was added."""
-        for column in self._kinds[pod.namespace][pod.kind].columns:
+        for column in self._namespaces[pod.namespace].kinds[pod.kind].columns:
             column.counts[row] += change
 
     def column(self, question: Question, row_of: Mapping[str, int]) -> interning.Int32s:
@@ -134,8 +188,10 @@ class PodCounts:
         while len(self._columns) >= self._columns_kept:
             self._give_up(*self._columns.popitem(last=False))
         column = self._columns[question] = _Column(self._capacity)
-        for kind in self._meant(question):
+        self._by_label.setdefault(question.label, {})[question] = column
+        for key, kind in self._meant(question):
             kind.columns.append(column)
+            column.kinds[key] = kind
             for name, number in kind.nodes.items():
                 row = row_of.get(name)
                 if row is not None:
@@ -143,16 +199,20 @@ class PodCounts:
         return column
 
     def _give_up(self, question: Question, column: _Column) -> None:
-        for kind in self._meant(question):
+        with_label = self._by_label[question.label]
+        del with_label[question]
+        if not with_label:
+            del self._by_label[question.label]
+        for kind in column.kinds.values():
             kind.columns.remove(column)
 
-    def _meant(self, question: Question) -> Iterator[_Kind]:
-        namespaces: Iterable[str] = self._kinds
-        for group in question.groups:
-            if group.namespaces is not None:
-                namespaces = group.namespaces
-                break
-        for namespace in namespaces:
-            for key, kind in self._kinds.get(namespace, {}).items():
-                if question.includes(key, kind.labels):
-                    yield kind
+    def _meant(self, question: Question) -> Iterator[tuple[pods.Kind, _Kind]]:
+        if not question.groups:
+            return
+        first = question.groups[0]
+        for name in self._namespaces if first.namespaces is None else first.namespaces:
+            namespace = self._namespaces.get(name)
+            if namespace is not None:
+                for key, kind in namespace.candidates(first.selector).items():
+                    if question.includes(key, kind.labels):
+                        yield key, kind

@@ -338,7 +338,7 @@ async def test_a_configuration_file_counts_and_flags_win(
     assert (election["leaderElect"], election["resourceName"]) == (False, "from-file")
     assert await cluster.node_of("other") == ""
     # The stock plugins that are still to be built are named, so that nobody counts on them.
-    assert any("InterPodAffinity" in line for line in process.lines)
+    assert any("DynamicResources" in line for line in process.lines)
 
 
 # Ending, in good order and in bad.

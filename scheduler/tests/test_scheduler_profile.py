@@ -56,12 +56,15 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodeAffinity",
         "NodePorts",
         "NodeResourcesFit",
-        "Unsupported",
+        "PodTopologySpread",
+        "InterPodAffinity",
     ]
     assert [(entry.name, entry.weight) for entry in built.scorers] == [
         ("TaintToleration", 3),
         ("NodeAffinity", 2),
         ("NodeResourcesFit", 1),
+        ("PodTopologySpread", 2),
+        ("InterPodAffinity", 2),
         ("NodeResourcesBalancedAllocation", 1),
         ("ImageLocality", 1),
     ]
@@ -69,14 +72,18 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "Unsupported",
         "NodeAffinity",
         "NodePorts",
+        "PodTopologySpread",
+        "InterPodAffinity",
     ]
 
 
-def test_everything_that_ships_is_asked_once_for_pods_that_look_alike() -> None:
+def test_what_looks_at_no_other_pods_is_asked_once_for_pods_that_look_alike() -> None:
     built = profile.default_profile("default-scheduler")
 
-    assert {entry.name for entry in built.filters if not entry.kept} == {"Unsupported"}
-    assert all(entry.kept and entry.shipped for entry in built.scorers)
+    others = {"PodTopologySpread", "InterPodAffinity"}
+    assert {entry.name for entry in built.filters if not entry.kept} == others
+    assert {entry.name for entry in built.scorers if not entry.kept} == others
+    assert all(entry.shipped for entry in built.scorers)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_everything_that_ships_is_asked_once_for_pods_that_look_alike() -> None:
         ("NodeResourcesFit", "preFilter", True),
         ("NodeResourcesFit", "bind", False),
         # Not built here, yet files that name them load.
-        ("PodTopologySpread", "filter", True),
+        ("VolumeZone", "filter", True),
         ("DefaultBinder", "bind", True),
         (f"{HERE}:Takes", "filter", True),
         (f"{HERE}:Takes", "score", False),

@@ -8,8 +8,9 @@ change is told to the queue as a `ClusterEvent`, because it may be what a waitin
 A pod that the cycle has assumed is confirmed by the watch when it shows the pod on its node, and
 forgotten when the pod is deleted before that.
 
-Answers to `pkg/scheduler/eventhandlers.go`. Left out: resources other than pods and nodes, which
-come with the plugins that need them.
+Answers to `pkg/scheduler/eventhandlers.go`. Services, owners and namespaces, which no pod waits
+for, are read by `workloads` and `namespaces`. Left out: resources that come with the plugins that
+need them.
 """
 
 from collections.abc import Collection

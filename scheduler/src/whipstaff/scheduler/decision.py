@@ -171,25 +171,53 @@ class Decider:
         """Takes what is known, and asks the plugins about which nothing can be known."""
         cluster = self._cluster
         filtered = self._filter_anew(pod, plugins, known, state, pre)
-        if filtered is known.filtered and all(entry.kept for entry in plugins.scorers):
-            if known.feasible_count:
-                row = self._pick(known.total)
-                return Decision(
-                    cluster.names[row],
-                    int(known.total[row]),
-                    known.weighted_at(row),
-                    known.feasible_count,
-                    len(cluster),
-                )
-            return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
         feasible = np.flatnonzero(filtered.rejected_by == 0)
         if not len(feasible):
             return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
         state.update(known.state)
-        scored = evaluation.score_rows(
-            plugins, pod, cluster, state, feasible, known.raw_at(feasible)
-        )
+        anew = [
+            entry
+            for entry in plugins.scorers
+            if not entry.kept and not evaluation.skips_score(entry, pod, cluster, state, feasible)
+        ]
+        if filtered is known.filtered:
+            return self._choose_among_known(pod, known, state, feasible, anew)
+        scores = known.raw_at(feasible)
+        prepared = {entry.name for entry in anew}
+        for entry in plugins.scorers:
+            if not entry.kept and entry.name not in prepared:
+                scores[entry.name] = None
+        scored = evaluation.score_rows(plugins, pod, cluster, state, feasible, scores, prepared)
         return self._chosen(feasible, scored, len(cluster))
+
+    def _choose_among_known(
+        self,
+        pod: pods.PodInfo,
+        known: classes.PodClass,
+        state: framework.CycleState,
+        feasible: evaluation.Indices,
+        anew: Sequence[profile.Scorer],
+    ) -> Decision:
+        """The best of the rows that the class knows to be feasible.
+
+        Its total stands, and the scorers that have to be asked for every pod add to it.
+        """
+        cluster = self._cluster
+        total = known.total
+        added: dict[str, framework.Int64s] = {}
+        if anew:
+            total = total[feasible]
+            for entry in anew:
+                scores = evaluation.score(entry, pod, cluster, state, feasible)
+                added[entry.name] = evaluation.weigh(entry, pod, state, scores)
+                total = total + added[entry.name]
+        position = self._pick(total)
+        row = int(feasible[position]) if anew else position
+        weighted = known.weighted_at(row)
+        weighted.update((name, int(scores[position])) for name, scores in added.items())
+        return Decision(
+            cluster.names[row], int(total[position]), weighted, len(feasible), len(cluster)
+        )
 
     def _filter_anew(
         self,

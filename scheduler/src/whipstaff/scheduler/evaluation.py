@@ -8,7 +8,7 @@ Answers to `RunPreFilterPlugins`, `RunFilterPlugins`, `RunPreScorePlugins` and `
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -180,25 +180,26 @@ def score_rows(
     state: framework.CycleState,
     feasible: Indices,
     known: Mapping[str, framework.Int64s | None] | None = None,
+    prepared: Collection[str] = (),
 ) -> Scored:
     """Asks every scorer about the feasible rows.
 
     `known` holds scores that needn't be asked for, before normalising, each (feasible,); None for a
-    plugin that skips the pod.
+    plugin that skips the pod. `prepared` are plugins whose PreScore was asked and doesn't skip it.
     """
     known = known or {}
     weighted: dict[str, framework.Int64s] = {}
     asked = []
     for entry in plugins.scorers:
         if entry.name not in known:
-            if not skips_score(entry, pod, cluster, state, feasible):
+            if entry.name in prepared or not skips_score(entry, pod, cluster, state, feasible):
                 asked.append(entry)
         elif known[entry.name] is not None:
             asked.append(entry)
     for entry in asked:
         scores = known.get(entry.name)
         if scores is None:
-            scores = ask(SCORE, entry.name, entry.plugin.score, state, pod, cluster, feasible)
+            scores = score(entry, pod, cluster, state, feasible)
         weighted[entry.name] = weigh(entry, pod, state, scores)
     if plugins.scorers:
         total = np.zeros(len(feasible), np.int64)
@@ -225,6 +226,17 @@ def skips_score(
     if answer.code == framework.Code.SKIP:
         return True
     raise framework.PluginError(entry.name, f"{PRE_SCORE.format(entry.name)}: {answer.message}")
+
+
+def score(
+    entry: profile.Scorer,
+    pod: pods.PodInfo,
+    cluster: snapshot.Snapshot,
+    state: framework.CycleState,
+    feasible: Indices,
+) -> framework.Int64s:
+    """(feasible,): the scores before normalising, of a scorer whose PreScore was asked."""
+    return ask(SCORE, entry.name, entry.plugin.score, state, pod, cluster, feasible)
 
 
 def weigh(

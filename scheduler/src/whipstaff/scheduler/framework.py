@@ -227,6 +227,41 @@ class PreFilterPlugin(Protocol):
 
 
 @runtime_checkable
+class FollowsPods(Protocol):
+    """A plugin that can keep what its pre_filter noted true while pods are moved to and fro.
+
+    Preemption asks what would fit if some pods were gone, and every decision what would fit if the
+    pods that are nominated to a node were there already. The snapshot is changed for such a
+    question and changed back (see `trial`), so a filter that looks at NODE and PODS of its rows
+    needs nothing more. A plugin that reads ANYTHING has its pre_filter asked anew after each
+    change, which is right and may be slow; if it has these two methods, they are called instead.
+    Each must undo the other exactly. They aren't called where pre_filter answered `SKIP`.
+
+    Upstream: PreFilterExtensions.
+    """
+
+    name: ClassVar[str]
+
+    def add_pod(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        other: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+    ) -> None:
+        """`other` has come to the node that it names; the snapshot counts it already."""
+
+    def remove_pod(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        other: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+    ) -> None:
+        """`other` has left the node that it names; the snapshot doesn't count it any more."""
+
+
+@runtime_checkable
 class FilterPlugin(Protocol):
     """Says which nodes can't take the pod."""
 

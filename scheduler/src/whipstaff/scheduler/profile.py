@@ -155,7 +155,7 @@ class Profile:
             for plugin in (guard, *at("preFilter"))
             if isinstance(plugin, framework.PreFilterPlugin)
         )
-        self.filters = tuple(filter_of(plugin) for plugin in (*at("filter"), guard))
+        self.filters = tuple(filter_of(plugin) for plugin in at("filter"))
         pre_scores = at("preScore")
         weight_of = {
             by_name[name].name: weight for name, weight in weights.items() if name in by_name

@@ -170,7 +170,7 @@ class SchedulingQueue:
         self._in_flight: dict[str, int] = {}
         self._events: collections.deque[tuple[int, _Event]] = collections.deque()
         self._event_counter = 0
-        self._interesting: dict[cluster_events.ClusterEvent, bool] = {}
+        self._interesting: dict[cluster_events.ClusterEvent, Sequence[tuple[str, str]]] = {}
         self.incoming: collections.Counter[tuple[str, str]] = collections.Counter()
         """Pods that entered a queue, by (queue, event): scheduler_queue_incoming_pods_total."""
         self.rejections: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -308,10 +308,11 @@ class SchedulingQueue:
 
         `old` and `new` are the object before and after; `but` is the uid of a pod to leave alone.
         """
-        if not self._of_interest(event):
+        interested = self._of_interest(event)
+        if not interested:
             return
         happened = _Event(event, old, new)
-        if self._unschedulable:
+        if any(map(self.rejections.get, interested)) or event.is_wildcard:
             for queued in list(self._unschedulable.values()):
                 if queued.uid != but:
                     self._move(queued, happened)
@@ -341,17 +342,16 @@ class SchedulingQueue:
             if queued.timestamp < limit and self._move(queued, event):
                 queued.flushed = True
 
-    def _of_interest(self, event: cluster_events.ClusterEvent) -> bool:
-        """Whether any plugin of any profile ever moves a pod for such an event."""
+    def _of_interest(self, event: cluster_events.ClusterEvent) -> Sequence[tuple[str, str]]:
+        """The plugins, with their profiles, that ever move a pod for such an event."""
         known = self._interesting.get(event)
         if known is None:
-            known = event.is_wildcard or any(
-                interest.event.matches(event)
-                for interests in self._interests.values()
-                for wanted in interests.values()
-                for interest in wanted
+            known = self._interesting[event] = tuple(
+                (plugin, profile)
+                for profile, interests in self._interests.items()
+                for plugin, wanted in interests.items()
+                if event.is_wildcard or any(each.event.matches(event) for each in wanted)
             )
-            self._interesting[event] = known
         return known
 
     def _remember(self, happened: _Event) -> None:

@@ -112,13 +112,8 @@ SHIPPED: Interests = {
         on(cluster_events.POD, Action.UPDATE_POD_SCALE_DOWN, of_itself_or_assigned),
         on(cluster_events.NODE, Action.ADD | Action.UPDATE_NODE_ALLOCATABLE),
     ),
-    # Stands in for InterPodAffinity, until that is built: what keeps a pod out are labels of pods
-    # and the domains of nodes.
-    "Unsupported": (
-        on(cluster_events.POD, Action.DELETE, was_assigned),
-        on(cluster_events.POD, Action.UPDATE_POD_LABEL, of_itself_or_assigned),
-        on(cluster_events.NODE, Action.ADD | Action.UPDATE_NODE_LABEL),
-    ),
+    # What is missing here is missing until the scheduler is another one.
+    "Unsupported": (),
 }
 
 

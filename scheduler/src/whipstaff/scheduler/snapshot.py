@@ -27,7 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from whipstaff.runtime import selectors
-from whipstaff.scheduler import framework, interning, pods, requests
+from whipstaff.scheduler import (
+    affinityterms,
+    framework,
+    interning,
+    namespaces,
+    podcounts,
+    pods,
+    requests,
+    workloads,
+)
 
 Object = dict[str, Any]
 
@@ -70,10 +79,13 @@ class Snapshot:
         self._taints: interning.Taints = interning.Dictionary(capacity)
         self._ports: interning.Ports[pods.HostPort] = interning.Ports(capacity)
         self.images = interning.Images(capacity)
+        self.workloads = workloads.Workloads()
+        self.namespaces = namespaces.Namespaces()
+        self._pods_by_kind = podcounts.PodCounts(capacity)
+        self._terms = affinityterms.HeldTerms(capacity)
         self._pods: dict[str, pods.PodInfo] = {}  # by uid: every pod that has a node name
         self._pods_on: dict[str, dict[str, pods.PodInfo]] = {}  # by node name, known or not
         self._assumed: set[str] = set()
-        self._anti_affine: dict[str, pods.PodInfo] = {}  # by uid
         self._vectors: dict[requests.Requests, framework.Int64s] = {}
 
     def __len__(self) -> int:
@@ -146,6 +158,27 @@ class Snapshot:
         """(nodes,): a code a value of the label, 0 where a node hasn't got it; None if none has."""
         column = self._labels.column(key)
         return None if column is None else column.codes[: self._size]
+
+    def label_code(self, key: str, value: str) -> int:
+        """The code of `value` in `label_codes(key)`; -1 if no node has it."""
+        column = self._labels.column(key)
+        return -1 if column is None else column.code_of(value)
+
+    def count_pods(self, question: podcounts.Question) -> npt.NDArray[np.int32]:
+        """(nodes,): how many pods of each node are meant."""
+        return self._pods_by_kind.column(question, self.row_of)[: self._size]
+
+    def terms_meaning(
+        self, pod: pods.PodInfo
+    ) -> list[tuple[affinityterms.Held, npt.NDArray[np.int32]]]:
+        """The terms held by pods that mean this one, and (nodes,) how many of each node hold it."""
+        if not self._terms:
+            return []
+        labels = self.namespaces.labels(pod.namespace)
+        return [
+            (held, column[: self._size])
+            for held, column in self._terms.meaning(pod.namespace, pod.labels, labels)
+        ]
 
     def ports(self) -> Iterator[tuple[pods.HostPort, npt.NDArray[np.int32]]]:
         """Each host port in use, and (nodes,) how many pods of each node hold it."""
@@ -253,6 +286,8 @@ class Snapshot:
         self._labels.move(source, target, _labels(self._nodes[source]))
         self._taints.move(source, target)
         self._ports.move(source, target)
+        self._pods_by_kind.move(source, target)
+        self._terms.move(source, target)
         self.images.move(source, target, self._image_names[source])
         self._nodes[target] = self._nodes[source]
         self._image_names[target] = self._image_names[source]
@@ -288,6 +323,8 @@ class Snapshot:
         self._labels.grow(capacity)
         self._taints.grow(capacity)
         self._ports.grow(capacity)
+        self._pods_by_kind.grow(capacity)
+        self._terms.grow(capacity)
         self.images.grow(capacity)
 
     # Pods
@@ -314,10 +351,6 @@ class Snapshot:
         """Every pod that has a node name."""
         return self._pods.values()
 
-    def pods_with_required_anti_affinity(self) -> Collection[pods.PodInfo]:
-        """The pods that keep others away."""
-        return self._anti_affine.values()
-
     def add_pod(self, pod: pods.PodInfo) -> None:
         """Takes in a pod with a node name as it is now: new, changed, or until now only assumed.
 
@@ -331,8 +364,6 @@ class Snapshot:
             self._put(pod)
         elif _occupies_alike(before, pod):
             self._pods[pod.uid] = self._pods_on[pod.node_name][pod.uid] = pod
-            if pod.uid in self._anti_affine:
-                self._anti_affine[pod.uid] = pod
         else:
             self._take(before)
             self._put(pod)
@@ -371,8 +402,7 @@ class Snapshot:
     def _put(self, pod: pods.PodInfo) -> None:
         self._pods[pod.uid] = pod
         self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
-        if pod.requires_anti_affinity:
-            self._anti_affine[pod.uid] = pod
+        self._pods_by_kind.add(pod)
         row = self.row_of.get(pod.node_name)
         if row is not None:
             self._touch_pods(row)
@@ -380,7 +410,6 @@ class Snapshot:
 
     def _take(self, pod: pods.PodInfo) -> None:
         del self._pods[pod.uid]
-        self._anti_affine.pop(pod.uid, None)
         on_node = self._pods_on[pod.node_name]
         del on_node[pod.uid]
         if not on_node:
@@ -389,6 +418,7 @@ class Snapshot:
         if row is not None:
             self._touch_pods(row)
             self._account(row, pod, -1)
+        self._pods_by_kind.remove(pod)
 
     def _touch_pods(self, row: int) -> None:
         self.version += 1
@@ -407,6 +437,8 @@ class Snapshot:
         self._pod_counts[row] += sign
         for port in pod.host_ports:
             self._ports.count(row, port, sign)
+        self._pods_by_kind.count(row, pod, sign)
+        self._terms.count(row, pod.affinity_terms.held, sign)
 
     def _vector(self, amounts: requests.Requests) -> framework.Int64s:
         """(resources,): the amounts as a row of `requested`."""

@@ -1,9 +1,9 @@
 """The plugins that ship with the scheduler: one file a plugin, named as upstream's.
 
 `BUILT` is what a profile can name; a plugin that takes arguments has a `from_arguments`. Plugins of
-the stock scheduler that aren't here yet (PodTopologySpread, InterPodAffinity, the volume plugins,
-DynamicResources, DefaultPreemption, NodeDeclaredFeatures) come as files beside these and lines
-below; until then `whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
+the stock scheduler that aren't here yet (the volume plugins, DynamicResources, DefaultPreemption,
+NodeDeclaredFeatures) come as files beside these and lines below; until then
+`whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
 
 Answers to `pkg/scheduler/framework/plugins/registry.go`.
 """
@@ -11,12 +11,14 @@ Answers to `pkg/scheduler/framework/plugins/registry.go`.
 from whipstaff.scheduler import framework
 from whipstaff.scheduler.plugins import (
     imagelocality,
+    interpodaffinity,
     nodeaffinity,
     nodename,
     nodeports,
     noderesourcesbalancedallocation,
     noderesourcesfit,
     nodeunschedulable,
+    podtopologyspread,
     prioritysort,
     schedulinggates,
     tainttoleration,
@@ -33,6 +35,8 @@ BUILT: dict[str, type[framework.Plugin]] = {
         nodeaffinity.NodeAffinity,
         nodeports.NodePorts,
         noderesourcesfit.NodeResourcesFit,
+        podtopologyspread.PodTopologySpread,
+        interpodaffinity.InterPodAffinity,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
     )

@@ -47,7 +47,11 @@ def _module(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_profile_asks_in_upstreams_order() -> None:
     built = profile.default_profile("default-scheduler")
 
-    assert [plugin.name for plugin in built.pre_enqueue] == ["SchedulingGates"]
+    assert [plugin.name for plugin in built.pre_enqueue] == [
+        "SchedulingGates",
+        "DefaultPreemption",
+    ]
+    assert [plugin.name for plugin in built.post_filters] == ["DefaultPreemption"]
     assert built.queue_sort.name == "PrioritySort"
     assert [entry.name for entry in built.filters] == [
         "NodeUnschedulable",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from whipstaff.scheduler import evaluation, framework
+from whipstaff.scheduler import evaluation, framework, reasons, snapshot
 
 NO_NODES = "no nodes available to schedule pods"
 
@@ -68,6 +68,20 @@ class NodeStatuses:
             self._plugins[index],
         )
 
+    def rows_with(self, code: framework.Code, cluster: snapshot.Snapshot) -> list[int]:
+        """The rows of `cluster`, by now, of the nodes that were rejected with `code`."""
+        known = {
+            name: int(number)
+            for name, number, rejected_by in zip(
+                self._names, self._codes, self._rejected_by, strict=True
+            )
+            if rejected_by
+        }
+        if self.absent.code == code:
+            return [row for row, name in enumerate(cluster.names) if known.get(name, code) == code]
+        rows = (cluster.row_of.get(name) for name, found in known.items() if found == code)
+        return [row for row in rows if row is not None]
+
     def histogram(self) -> dict[str, int]:
         """How many nodes each reason was given for, by filters."""
         counts: collections.Counter[str] = collections.Counter()
@@ -110,13 +124,7 @@ class FitError:
     def __str__(self) -> str:
         if not self.num_all_nodes:
             return NO_NODES
-        message = f"0/{self.num_all_nodes} nodes are available:"
-        if self.pre_filter_message:
-            message += f" {self.pre_filter_message}."
-        # Sorted as texts, so that ten comes before two: that is how upstream's message reads.
-        counted = sorted(f"{count} {reason}" for reason, count in self.reasons().items())
-        if counted:
-            message += f" {', '.join(counted)}."
+        message = reasons.unavailable(self.num_all_nodes, self.reasons(), self.pre_filter_message)
         if self.post_filter_message:
             message += f" {self.post_filter_message}"
         return message

@@ -368,6 +368,16 @@ class Snapshot:
         self.remove_pod(uid)
         return True
 
+    # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
+
+    def set_aside(self, pod: pods.PodInfo) -> None:
+        """Doesn't count a pod for a moment, until `put_in`; whether it is assumed stays known."""
+        self._take(pod)
+
+    def put_in(self, pod: pods.PodInfo) -> None:
+        """Counts a pod that was set aside; or, until `set_aside`, one that isn't there."""
+        self._put(pod)
+
     def _put(self, pod: pods.PodInfo) -> None:
         self._pods[pod.uid] = pod
         self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod

@@ -52,12 +52,12 @@ class Unsupported(framework.Plugin):
         self,
         state: framework.CycleState,  # noqa: ARG002
         pod: pods.PodInfo,
-        cluster: snapshot.Snapshot,  # noqa: ARG002
+        cluster: snapshot.Snapshot,
     ) -> framework.Status | None:
         """No node at all for a pod that asks for what can't be decided yet."""
         needed = list(dict.fromkeys(features(pod)))
         if not needed:
-            return None
+            return None if cluster.pods_with_required_anti_affinity() else framework.SKIP
         return framework.Status(
             framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE,
             (f"pod needs what this scheduler doesn't support yet: {', '.join(needed)}",),

@@ -2,7 +2,7 @@
 
 `BUILT` is what a profile can name; a plugin that takes arguments has a `from_arguments`. Plugins of
 the stock scheduler that aren't here yet (PodTopologySpread, InterPodAffinity, the volume plugins,
-DynamicResources, DefaultPreemption, NodeDeclaredFeatures) come as files beside these and lines
+DynamicResources, NodeDeclaredFeatures) come as files beside these and lines
 below; until then `whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
 
 Answers to `pkg/scheduler/framework/plugins/registry.go`.
@@ -10,6 +10,7 @@ Answers to `pkg/scheduler/framework/plugins/registry.go`.
 
 from whipstaff.scheduler import framework
 from whipstaff.scheduler.plugins import (
+    defaultpreemption,
     imagelocality,
     nodeaffinity,
     nodename,
@@ -33,6 +34,7 @@ BUILT: dict[str, type[framework.Plugin]] = {
         nodeaffinity.NodeAffinity,
         nodeports.NodePorts,
         noderesourcesfit.NodeResourcesFit,
+        defaultpreemption.DefaultPreemption,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -44,13 +44,17 @@ class Notes:
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
         self.conditions: list[tuple[str, str, str]] = []
+        self.nominated: list[tuple[str, str | None]] = []
         self.dropped: list[str] = []
 
     def event(self, regarding: Object, _: str, reason: str, __: str, note: str) -> None:
         self.events.append((regarding["metadata"]["name"], reason, note))
 
-    def set(self, pod: pods.PodInfo, reason: str, message: str) -> None:
+    def set(
+        self, pod: pods.PodInfo, reason: str, message: str, nominated: str | None = None
+    ) -> None:
         self.conditions.append((pod.name, reason, message))
+        self.nominated.append((pod.name, nominated))
 
     def drop(self, uid: str) -> None:
         self.dropped.append(uid)
@@ -76,6 +80,16 @@ class Bindings:
         self.started.append(binding)
 
 
+class Evictions:
+    """Stands in for the evictor: notes who goes for whom."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str, list[str]]] = []
+
+    def start(self, preemptor: pods.PodInfo, node: str, victims: Sequence[pods.PodInfo]) -> None:
+        self.started.append((preemptor.name, node, [victim.name for victim in victims]))
+
+
 class Fault(framework.Plugin):
     """Fails for pods that ask for it, in one of two ways."""
 
@@ -93,6 +107,7 @@ class World:
         self.clock = Clock()
         self.cluster = snapshot.Snapshot()
         self.notes = Notes()
+        self.evictions = Evictions()
         self.measured = metrics.Metrics()
         self.ring = decisions.Decisions()
         self.ready = asyncio.Event()
@@ -112,13 +127,16 @@ class World:
             waiting=self.waiting,
             ready=self.ready,
             cluster=self.cluster,
-            decider=decision.Decider(self.cluster, random.Random(1)),
+            decider=decision.Decider(
+                self.cluster, random.Random(1), promises=self.waiting.promises
+            ),
             profiles={NAME: built},
             latest=self.watched.get,
             recorders={NAME: self.notes},  # type: ignore[dict-item]
             conditions=self.notes,  # type: ignore[arg-type]
             ring=self.ring,
             measured=self.measured,
+            evictor=self.evictions,  # type: ignore[arg-type]
             now=self.clock,
         )
         self.pods = cluster_state.PodHandler(self.cluster, self.waiting, [NAME])
@@ -211,7 +229,10 @@ async def test_each_decision_sees_the_ones_before(world: World) -> None:
     assert sorted(binding.node for binding in bindings.started) == ["node-a", "node-b"]
     [(name, reason, message)] = world.notes.conditions
     assert (name, reason) == ("pod-2", "Unschedulable")
-    assert message == "0/2 nodes are available: 2 Insufficient cpu."
+    assert message == (
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: "
+        "0/2 nodes are available: 2 No preemption victims found for incoming pod."
+    )
     assert world.ring.view(name="pod-2")[0]["message"] == message
 
 

@@ -17,6 +17,8 @@ from prometheus_client import core, registry
 
 SCHEDULED, UNSCHEDULABLE, ERROR = "scheduled", "unschedulable", "error"
 """Values of the label `result`."""
+SUCCEEDED = "success"
+"""Its value, beside `ERROR`, where evictions are counted."""
 
 _ATTEMPT_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 _SLI_BUCKETS = tuple(0.01 * 2**power for power in range(20))

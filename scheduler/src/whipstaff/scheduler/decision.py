@@ -65,7 +65,7 @@ class Decider:
     ) -> None:
         """`max_classes`: how many classes of pods to remember, some 200 kB each at 5,000 nodes."""
         self._cluster = cluster
-        self._promises = promises or nominator.Nominator()
+        self._promises = nominator.Nominator() if promises is None else promises
         self._rng = rng
         self._max_classes = max_classes
         self._classes: collections.OrderedDict[object, classes.PodClass] = collections.OrderedDict()

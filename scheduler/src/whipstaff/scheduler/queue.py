@@ -164,7 +164,7 @@ class SchedulingQueue:
         self._max_backoff = max_backoff
         self._max_in_unschedulable = max_in_unschedulable
         self._wake = wake
-        self.promises = promises or nominator.Nominator()
+        self.promises = nominator.Nominator() if promises is None else promises
         self._pods: dict[str, QueuedPod] = {}
         self._unschedulable: dict[str, QueuedPod] = {}
         self._active = _Heap(sort_key)

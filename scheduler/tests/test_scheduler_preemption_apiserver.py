@@ -1,6 +1,7 @@
 """Preemption against the stock API server: what happens to the pods of both sides."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -45,13 +46,23 @@ class Stage:
     async def pod(
         self, name: str, priority: str, *, cpu: str = "800m", grace: int = 0, **more: Any
     ) -> Object:
-        made: Object = await self.cluster.pod(
-            name,
-            cpu=cpu,
-            priorityClassName=f"{self._prefix}-{priority}",
-            terminationGracePeriodSeconds=grace,
-            **more,
-        )
+        made: Object = {}
+
+        async def is_made() -> bool:
+            # Admission learns of a priority class a moment after it was made.
+            with contextlib.suppress(errors.Forbidden):
+                made.update(
+                    await self.cluster.pod(
+                        name,
+                        cpu=cpu,
+                        priorityClassName=f"{self._prefix}-{priority}",
+                        terminationGracePeriodSeconds=grace,
+                        **more,
+                    )
+                )
+            return bool(made)
+
+        await self.cluster.eventually(is_made, f"{name} can be made")
         return made
 
     async def placed(self, name: str, priority: str, node: str, **more: Any) -> Object:

@@ -259,6 +259,7 @@ async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_leas
         'scheduler_pending_pods{queue="unschedulable"} 1.0',
         f'scheduler_unschedulable_pods{{plugin="NodeResourcesFit",{profile}}} 1.0',
         "scheduler_pod_scheduling_attempts_count 1.0",
+        "scheduler_preemption_attempts_total 1.0",
         'leader_election_master_status{name="whipstaff-scheduler"} 1.0',
     ):
         assert line in metrics.splitlines()
@@ -274,7 +275,10 @@ async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_leas
     assert (decided["feasible"], decided["evaluated"]) == (1, 2)
     assert decided["score"] == sum(decided["scores"].values()) > 0
     _, answer = await process.fetch(f"/debug/decisions?namespace={cluster.namespace}", context)
-    assert json.loads(answer)[-1]["message"] == "0/2 nodes are available: 2 Insufficient cpu."
+    assert json.loads(answer)[-1]["message"] == (
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: "
+        "0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+    )
     assert (await process.fetch("/debug/decisions?limit=x", context))[0] == 400
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE

@@ -116,9 +116,7 @@ class DryRun:
         if without:
             self._reasons[NO_VICTIMS] += without
         trying = [row for row in rows if lower[row]]
-        for row in trying:
-            for victim in lower[row]:
-                self._trying.remove(victim)
+        self._trying.remove([victim for row in trying for victim in lower[row]])
         attempts = [
             _Attempt(row, *disruption.split(lower[row], self._budgets))
             for row in self._fitting(trying)
@@ -132,7 +130,9 @@ class DryRun:
                 self._errors.append(framework.PluginError("", text))
                 self._reasons[text] += 1
                 continue
-            victims = sorted(attempt.victims, key=lambda pod: importance(pod, self._started))
+            victims = attempt.victims
+            if 0 < attempt.protected < len(attempt.order):
+                victims.sort(key=lambda pod: importance(pod, self._started))
             candidates.append(Candidate(names[attempt.row], tuple(victims), attempt.violations))
         return candidates
 
@@ -162,13 +162,12 @@ class DryRun:
         """Lets back who can stay, one pod of each node a step."""
         step = 0
         while going := [attempt for attempt in attempts if step < len(attempt.order)]:
-            for attempt in going:
-                self._trying.add(attempt.order[step])
+            self._trying.add([attempt.order[step] for attempt in going])
             rows = np.array([attempt.row for attempt in going], np.intp)
             filtered = self._trying.run_with_promises(rows)
-            for index in np.flatnonzero(filtered.rejected_by).tolist():
-                attempt = going[index]
-                self._trying.remove(attempt.order[step])
+            rejected = [going[index] for index in np.flatnonzero(filtered.rejected_by).tolist()]
+            self._trying.remove([attempt.order[step] for attempt in rejected])
+            for attempt in rejected:
                 attempt.victims.append(attempt.order[step])
                 attempt.violations += step < attempt.protected
             step += 1

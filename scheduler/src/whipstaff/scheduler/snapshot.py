@@ -20,7 +20,7 @@ scheduler that looks at some nodes and not at all of them. Host ports are counte
 keeps a set and so frees a port that two pods hold as soon as one of them goes.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -370,35 +370,68 @@ class Snapshot:
 
     # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
 
-    def set_aside(self, pod: pods.PodInfo) -> None:
-        """Doesn't count a pod for a moment, until `put_in`; whether it is assumed stays known."""
-        self._take(pod)
+    def set_aside(self, moved: Sequence[pods.PodInfo]) -> None:
+        """Doesn't count these pods for a moment, until `put_in`; who is assumed stays known."""
+        for pod in moved:
+            self._unlist(pod)
+        self._account_all(moved, -1)
 
-    def put_in(self, pod: pods.PodInfo) -> None:
-        """Counts a pod that was set aside; or, until `set_aside`, one that isn't there."""
-        self._put(pod)
+    def put_in(self, moved: Sequence[pods.PodInfo]) -> None:
+        """Counts pods that were set aside; or, until `set_aside`, ones that aren't there."""
+        for pod in moved:
+            self._list(pod)
+        self._account_all(moved, 1)
+
+    def _account_all(self, moved: Sequence[pods.PodInfo], sign: int) -> None:
+        """`_account` for many pods at once."""
+        counted = [pod for pod in moved if pod.node_name in self.row_of]
+        if not counted:
+            return
+        rows = np.array([self.row_of[pod.node_name] for pod in counted])
+        vectors = [self._vector(pod.requests.held) for pod in counted]
+        if len({len(vector) for vector in vectors}) > 1:  # one of them brought a new resource
+            vectors = [self._vector(pod.requests.held) for pod in counted]
+        amounts = sign * np.array(vectors)
+        for column in range(amounts.shape[1]):
+            np.add.at(self._requested[:, column], rows, amounts[:, column])
+        nonzero = [(pod.requests.nonzero_milli_cpu, pod.requests.nonzero_memory) for pod in counted]
+        amounts = sign * np.array(nonzero)
+        for column in range(2):
+            np.add.at(self._nonzero_requested[:, column], rows, amounts[:, column])
+        np.add.at(self._pod_counts, rows, sign)
+        for pod in counted:
+            for port in pod.host_ports:
+                self._ports.count(self.row_of[pod.node_name], port, sign)
+        self.version += 1
+        self._pods_version[rows] = self.version
 
     def _put(self, pod: pods.PodInfo) -> None:
-        self._pods[pod.uid] = pod
-        self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
-        if pod.requires_anti_affinity:
-            self._anti_affine[pod.uid] = pod
+        self._list(pod)
         row = self.row_of.get(pod.node_name)
         if row is not None:
             self._touch_pods(row)
             self._account(row, pod, 1)
 
     def _take(self, pod: pods.PodInfo) -> None:
+        self._unlist(pod)
+        row = self.row_of.get(pod.node_name)
+        if row is not None:
+            self._touch_pods(row)
+            self._account(row, pod, -1)
+
+    def _list(self, pod: pods.PodInfo) -> None:
+        self._pods[pod.uid] = pod
+        self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
+        if pod.affinity and pod.requires_anti_affinity:
+            self._anti_affine[pod.uid] = pod
+
+    def _unlist(self, pod: pods.PodInfo) -> None:
         del self._pods[pod.uid]
         self._anti_affine.pop(pod.uid, None)
         on_node = self._pods_on[pod.node_name]
         del on_node[pod.uid]
         if not on_node:
             del self._pods_on[pod.node_name]
-        row = self.row_of.get(pod.node_name)
-        if row is not None:
-            self._touch_pods(row)
-            self._account(row, pod, -1)
 
     def _touch_pods(self, row: int) -> None:
         self.version += 1

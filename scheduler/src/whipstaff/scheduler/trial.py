@@ -14,6 +14,7 @@ Answers to `RunFilterPluginsWithNominatedPods`, `RunPreFilterExtensionAddPod` an
 pre_filter has left out stays out, as there.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -79,30 +80,30 @@ class Trial:
 
     # Moving pods
 
-    def remove(self, other: pods.PodInfo) -> None:
-        """Takes a pod from the node that it names."""
-        self._cluster.set_aside(other)
-        if self._come.pop(other.uid, None) is None:
-            self._gone[other.uid] = other
-        self._moved(REMOVE_POD, other)
+    def remove(self, others: Sequence[pods.PodInfo]) -> None:
+        """Takes pods from the nodes that they name."""
+        self._cluster.set_aside(others)
+        for other in others:
+            if self._come.pop(other.uid, None) is None:
+                self._gone[other.uid] = other
+        self._moved(REMOVE_POD, others)
 
-    def add(self, other: pods.PodInfo) -> None:
-        """Puts a pod on the node that it names: one that was removed, or another one."""
-        self._cluster.put_in(other)
-        if self._gone.pop(other.uid, None) is None:
-            self._come[other.uid] = other
-        self._moved(ADD_POD, other)
+    def add(self, others: Sequence[pods.PodInfo]) -> None:
+        """Puts pods on the nodes that they name: such as were removed, or others."""
+        self._cluster.put_in(others)
+        for other in others:
+            if self._gone.pop(other.uid, None) is None:
+                self._come[other.uid] = other
+        self._moved(ADD_POD, others)
 
     def restore(self) -> None:
         """Puts every pod back where it was. Raises nothing."""
-        come, gone = self._come, self._gone
+        come, gone = list(self._come.values()), list(self._gone.values())
         self._come, self._gone = {}, {}
-        for other in come.values():
-            self._cluster.set_aside(other)
-            self._undo(REMOVE_POD, other)
-        for other in gone.values():
-            self._cluster.put_in(other)
-            self._undo(ADD_POD, other)
+        self._cluster.set_aside(come)
+        self._undo(REMOVE_POD, come)
+        self._cluster.put_in(gone)
+        self._undo(ADD_POD, gone)
 
     # Asking
 
@@ -129,11 +130,9 @@ class Trial:
         promised = self._promised(rows)
         if not promised:
             return self.run(rows)
-        for other in promised:
-            self.add(other)
+        self.add(promised)
         beside = self.run(rows)
-        for other in reversed(promised):
-            self.remove(other)
+        self.remove(promised)
         fitting = np.flatnonzero(beside.rejected_by == 0)
         if not len(fitting):
             return beside
@@ -153,18 +152,19 @@ class Trial:
             if yields_to(self.pod, other) and self._cluster.get_pod(other.uid) is None
         ]
 
-    def _moved(self, doing: str, other: pods.PodInfo) -> None:
-        """Tells the plugins that want to know that a pod has come or gone."""
+    def _moved(self, doing: str, others: Sequence[pods.PodInfo]) -> None:
+        """Tells the plugins that want to know that pods have come or gone."""
         self._is_stale = True
         for plugin in self._following:
             question = plugin.add_pod if doing is ADD_POD else plugin.remove_pod
-            arguments = (self._state, self.pod, other, self._cluster)
-            evaluation.ask(doing, plugin.name, question, *arguments)
+            for other in others:
+                arguments = (self._state, self.pod, other, self._cluster)
+                evaluation.ask(doing, plugin.name, question, *arguments)
 
-    def _undo(self, doing: str, other: pods.PodInfo) -> None:
+    def _undo(self, doing: str, others: Sequence[pods.PodInfo]) -> None:
         """The same, while pods are put back: a plugin that fails has to note everything anew."""
         try:
-            self._moved(doing, other)
+            self._moved(doing, others)
         except framework.PluginError:
             self._forgetful.extend(self._following)
             self._following = []

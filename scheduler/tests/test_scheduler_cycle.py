@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from whipstaff.runtime import objects
 from whipstaff.scheduler import (
     binder,
     cluster_state,
@@ -166,7 +167,13 @@ class World:
 
 
 def raw_pod(
-    name: str, *, cpu: str = "100m", labels: Object | None = None, version: int = 1, **extra: Any
+    name: str,
+    *,
+    cpu: str = "100m",
+    labels: Object | None = None,
+    version: int = 1,
+    priority: int = 0,
+    **extra: Any,
 ) -> Object:
     metadata = {
         "name": name,
@@ -177,7 +184,7 @@ def raw_pod(
         **extra,
     }
     container = {"name": "main", "image": "nginx", "resources": {"requests": {"cpu": cpu}}}
-    spec = {"schedulerName": NAME, "containers": [container]}
+    spec = {"schedulerName": NAME, "priority": priority, "containers": [container]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {}}
 
 
@@ -428,3 +435,102 @@ async def test_what_cannot_be_read_is_left_out_and_harms_nobody(world: World) ->
     world.pod("web")
     bindings = Bindings()
     await world.run(bindings, lambda: bool(bindings.started))
+
+
+# Making room.
+
+
+def full_node(world: World, name: str = "node-a", **settings: Any) -> Object:
+    """A node of one CPU with a pod on it that takes most of it."""
+    world.node(name, cpu="1")
+    raw = on_node(raw_pod(f"low-{name}", cpu="800m", **settings), name)
+    world.watched[f"default/low-{name}"] = raw
+    world.pods.on_add(raw)
+    return raw
+
+
+async def test_a_pod_that_fits_nowhere_has_others_evicted_and_waits_for_their_node(
+    world: World,
+) -> None:
+    full_node(world)
+    world.pod("high", cpu="800m", priority=10)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.evictions.started == [("high", "node-a", ["low-node-a"])]
+    assert world.notes.nominated == [("high", "node-a")]
+    assert world.notes.conditions[0][2] == "0/1 nodes are available: 1 Insufficient cpu."
+    assert [pod.name for pod in world.waiting.promises.pods_on("node-a")] == ["high"]
+    assert world.measured.preemption_attempts == 1
+
+
+async def test_the_room_is_for_the_pod_that_it_was_made_for(world: World) -> None:
+    low = full_node(world)
+    world.pod("high", cpu="800m", priority=10)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    world.pods.on_delete(low)
+    world.clock.time += 20
+    world.pod("rival", cpu="300m", priority=5)
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started) and len(world.notes.conditions) > 1)
+    assert [binding.pod.name for binding in bindings.started] == ["high"]
+    assert world.notes.conditions[-1][0] == "rival"
+    assert len(world.waiting.promises) == 0  # it is on its node, and counted there
+
+
+async def test_where_nothing_helps_a_promise_is_taken_back(world: World) -> None:
+    raw = full_node(world, priority=20)
+    world.pod("high", cpu="800m", priority=10)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.evictions.started == []
+    assert world.notes.nominated == [("high", "")]
+    assert objects.name(raw) == "low-node-a"
+
+
+@pytest.mark.parametrize("labels", [{"refuse": ""}, {"crash": ""}])
+async def test_an_error_takes_a_promise_back(world: World, labels: Object) -> None:
+    full_node(world)
+    world.pod("broken", labels=labels)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.notes.nominated == [("broken", "")]
+    assert world.evictions.started == []
+
+
+async def test_a_refused_binding_takes_a_promise_back(world: World) -> None:
+    world.node("node-a")
+    world.pod("web")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))
+    world.settle(bindings.started[0], binder.Outcome.REFUSED, "no")
+    assert world.notes.nominated == [("web", "")]
+
+
+async def test_nobody_is_evicted_for_a_pod_that_went_meanwhile(world: World) -> None:
+    full_node(world)
+    world.pod("high", cpu="800m", priority=10)
+    del world.watched["default/high"]
+    await world.run(Bindings(), lambda: not world.waiting.lengths()["active"])
+    assert world.evictions.started == []
+    assert len(world.waiting.promises) == 0
+
+
+@pytest.mark.parametrize("end", ["deleted", "elsewhere"])
+async def test_who_left_room_for_a_pod_is_tried_when_it_needs_it_no_more(
+    world: World, end: str
+) -> None:
+    world.node("node-a", cpu="1")
+    told = {**raw_pod("first", cpu="800m", priority=10), "status": {"nominatedNodeName": "node-a"}}
+    world.waiting.promises.add(pods.PodInfo.from_object(told), "node-a")
+    world.pod("rival", cpu="800m", priority=5)
+    world.pod("boss", cpu="2", priority=20)
+    await world.run(Bindings(), lambda: len(world.notes.conditions) == 2)
+    assert world.waiting.lengths()["unschedulable"] == 2
+    world.clock.time += 20
+    if end == "deleted":
+        world.pods.on_delete(told)
+    else:
+        world.pods.on_update(told, {**raw_pod("first", version=2, priority=10), "status": {}})
+    assert len(world.waiting.promises) == 0
+    places = {name: world.waiting.get(f"default/{name}") for name in ("rival", "boss")}
+    assert {name: queued.place for name, queued in places.items() if queued} == {
+        "rival": "active",
+        "boss": "unschedulable",
+    }

@@ -241,6 +241,7 @@ class SchedulingQueue:
             self.delete(pod.key)
         queued = QueuedPod(pod, self._now())
         self._to_active(queued, event)
+        self.promises.remove(pod.uid)
         if queued.place == ACTIVE:
             self.promises.add(pod)
 

@@ -70,16 +70,12 @@ class NodeStatuses:
 
     def rows_with(self, code: framework.Code, cluster: snapshot.Snapshot) -> list[int]:
         """The rows of `cluster`, by now, of the nodes that were rejected with `code`."""
-        known = {
-            name: int(number)
-            for name, number, rejected_by in zip(
-                self._names, self._codes, self._rejected_by, strict=True
-            )
-            if rejected_by
-        }
         if self.absent.code == code:
-            return [row for row, name in enumerate(cluster.names) if known.get(name, code) == code]
-        rows = (cluster.row_of.get(name) for name, found in known.items() if found == code)
+            told = np.flatnonzero((self._rejected_by != 0) & (self._codes != code)).tolist()
+            others = {self._names[index] for index in told}
+            return [row for row, name in enumerate(cluster.names) if name not in others]
+        told = np.flatnonzero((self._rejected_by != 0) & (self._codes == code)).tolist()
+        rows = (cluster.row_of.get(self._names[index]) for index in told)
         return [row for row in rows if row is not None]
 
     def histogram(self) -> dict[str, int]:

@@ -85,6 +85,7 @@ class DryRun:
         """
         good: list[Candidate] = []
         bad: list[Candidate] = []
+        rows = self._with_lower(rows)
         size = max(wanted, 1) if self._trying.is_local else 1
         for start in range(0, len(rows), size):
             for candidate in self._try(rows[start : start + size]):
@@ -112,9 +113,7 @@ class DryRun:
         """Finds the victims on all of `rows` at once."""
         names = self._cluster.names
         lower = {row: self._lower(names[row]) for row in rows}
-        without = sum(not found for found in lower.values())
-        if without:
-            self._reasons[NO_VICTIMS] += without
+        self._nobody(sum(not found for found in lower.values()))
         trying = [row for row in rows if lower[row]]
         self._trying.remove([victim for row in trying for victim in lower[row]])
         attempts = [
@@ -135,6 +134,18 @@ class DryRun:
                 victims.sort(key=lambda pod: importance(pod, self._started))
             candidates.append(Candidate(names[attempt.row], tuple(victims), attempt.violations))
         return candidates
+
+    def _with_lower(self, rows: Sequence[int]) -> list[int]:
+        """The rows where there is somebody less important at all."""
+        asked = np.array(rows, np.intp)
+        there = self._cluster.lowest_priority()[asked] < self._trying.pod.priority
+        found: list[int] = asked[there].tolist()
+        self._nobody(len(rows) - len(found))
+        return found
+
+    def _nobody(self, count: int) -> None:
+        if count:
+            self._reasons[NO_VICTIMS] += count
 
     def _lower(self, node_name: str) -> list[pods.PodInfo]:
         """The pods that may be evicted, the most important one first."""

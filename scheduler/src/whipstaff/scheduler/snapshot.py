@@ -66,6 +66,8 @@ class Snapshot:
         self._unschedulable = np.zeros(capacity, np.bool_)
         self._node_version = np.zeros(capacity, np.int64)
         self._pods_version = np.zeros(capacity, np.int64)
+        self._lowest_priority = np.zeros(capacity, np.int64)
+        self._lowest_known = 0  # the version up to which that is worked out
         self._labels = interning.Labels(capacity)
         self._taints: interning.Taints = interning.Dictionary(capacity)
         self._ports: interning.Ports[pods.HostPort] = interning.Ports(capacity)
@@ -273,6 +275,7 @@ class Snapshot:
             self._unschedulable,
             self._node_version,
             self._pods_version,
+            self._lowest_priority,
         )
 
     def _grow(self, capacity: int) -> None:
@@ -285,6 +288,7 @@ class Snapshot:
         self._unschedulable = interning.longer(self._unschedulable, capacity)
         self._node_version = interning.longer(self._node_version, capacity)
         self._pods_version = interning.longer(self._pods_version, capacity)
+        self._lowest_priority = interning.longer(self._lowest_priority, capacity)
         self._labels.grow(capacity)
         self._taints.grow(capacity)
         self._ports.grow(capacity)
@@ -367,6 +371,20 @@ class Snapshot:
             return False
         self.remove_pod(uid)
         return True
+
+    def lowest_priority(self) -> framework.Int64s:
+        """(nodes,): the lowest priority of a pod there; the highest int64 where there is none.
+
+        Worked out when asked for, where pods changed since the last time.
+        """
+        nobody = np.iinfo(np.int64).max
+        for row in np.flatnonzero(self.pods_version > self._lowest_known).tolist():
+            there = self._pods_on.get(self.names[row])
+            self._lowest_priority[row] = (
+                min(pod.priority for pod in there.values()) if there else nobody
+            )
+        self._lowest_known = self.version
+        return self._lowest_priority[: self._size]
 
     # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
 

@@ -70,11 +70,16 @@ class NodeStatuses:
 
     def rows_with(self, code: framework.Code, cluster: snapshot.Snapshot) -> list[int]:
         """The rows of `cluster`, by now, of the nodes that were rejected with `code`."""
+        rejected = self._rejected_by != 0
+        if self._names == tuple(cluster.names):
+            meant = np.where(rejected, self._codes, int(self.absent.code)) == code
+            found: list[int] = np.flatnonzero(meant).tolist()
+            return found
         if self.absent.code == code:
-            told = np.flatnonzero((self._rejected_by != 0) & (self._codes != code)).tolist()
+            told = np.flatnonzero(rejected & (self._codes != code)).tolist()
             others = {self._names[index] for index in told}
             return [row for row, name in enumerate(cluster.names) if name not in others]
-        told = np.flatnonzero((self._rejected_by != 0) & (self._codes == code)).tolist()
+        told = np.flatnonzero(rejected & (self._codes == code)).tolist()
         rows = (cluster.row_of.get(self._names[index]) for index in told)
         return [row for row in rows if row is not None]
 

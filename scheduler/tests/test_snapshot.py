@@ -423,12 +423,12 @@ def test_pods_set_aside_for_a_moment_come_back_as_they_were() -> None:
     assumed = cluster.assume(testing.pod_info("three", {"cpu": "2"}), "b")
     moved = [*cluster.pods_on("a"), *cluster.pods_on("gone"), assumed]
     requested, version = cluster.requested.copy(), cluster.version
-    cluster.set_aside(moved)
+    cluster.set_aside(cluster.moved(moved))
     assert not cluster.requested.any()
     assert not cluster.pod_counts.any()
     assert list(cluster.ports()) == []
     assert not cluster.pods_on("a")
-    cluster.put_in(moved)
+    cluster.put_in(cluster.moved(moved))
     assert cluster.requested.tolist() == requested.tolist()
     assert cluster.pod_counts.tolist() == [2, 1]
     assert [pod.name for pod in cluster.pods_on("a")] == ["one", "two"]
@@ -442,9 +442,9 @@ def test_a_pod_put_in_may_bring_a_resource_that_nobody_named_before() -> None:
     visitors = [
         testing.pod_info(f"p{index}", each, node_name="a") for index, each in enumerate(asked)
     ]
-    cluster.put_in(visitors)
+    cluster.put_in(cluster.moved(visitors))
     column = cluster.column_of("example.com/gpu")
     assert column is not None
     assert cluster.requested[0, [0, column]].tolist() == [1000, 2]
-    cluster.set_aside(visitors)
+    cluster.set_aside(cluster.moved(visitors))
     assert not cluster.requested.any()

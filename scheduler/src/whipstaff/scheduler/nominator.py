@@ -35,7 +35,7 @@ class Nominator:
         return pod.nominated_node_name if node is None else node
 
     def pods_on(self, node_name: str) -> Collection[pods.PodInfo]:
-        """The pods that wait for the node."""
+        """The pods that wait for the node, as they will be once they are there."""
         return self._pods_on.get(node_name, {}).values()
 
     def items(self) -> Iterator[tuple[str, Collection[pods.PodInfo]]]:
@@ -52,7 +52,7 @@ class Nominator:
         self.remove(pod.uid)
         self._node_of[pod.uid] = node_name
         if node_name:
-            self._pods_on.setdefault(node_name, {})[pod.uid] = pod
+            self._pods_on.setdefault(node_name, {})[pod.uid] = pod.on_node(node_name)
 
     def update(self, old: Object, new: pods.PodInfo) -> None:
         """The pod was seen to change: a promise in its status counts, if that is what changed."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NO_VICTIMS = "No preemption victims found for incoming pod"
 
 _LOWEST_PRIORITY = -(2**31)
+_SPARE = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,12 +87,16 @@ class DryRun:
         good: list[Candidate] = []
         bad: list[Candidate] = []
         rows = self._with_lower(rows)
-        size = max(wanted, 1) if self._trying.is_local else 1
-        for start in range(0, len(rows), size):
+        start = 0
+        while start < len(rows):
+            missing = max(wanted - len(good) - len(bad), 1)
+            # A few more than are wanted, for some won't do, and the last few are as dear as many.
+            size = missing + missing // 8 + _SPARE if self._trying.is_local else 1
             for candidate in self._try(rows[start : start + size]):
                 (bad if candidate.violations else good).append(candidate)
                 if good and len(good) + len(bad) >= wanted:
                     return Found(good + bad[:wanted], self._reasons, self._errors)
+            start += size
         return Found(good[:wanted] + bad[:wanted], self._reasons, self._errors)
 
     def _try(self, rows: Sequence[int]) -> list[Candidate]:
@@ -115,12 +120,14 @@ class DryRun:
         lower = {row: self._lower(names[row]) for row in rows}
         self._nobody(sum(not found for found in lower.values()))
         trying = [row for row in rows if lower[row]]
-        self._trying.remove([victim for row in trying for victim in lower[row]])
+        everybody = self._trying.ready([victim for row in trying for victim in lower[row]])
+        self._trying.remove(everybody)
+        places = {victim.uid: place for place, victim in enumerate(everybody.pods)}
         attempts = [
-            _Attempt(row, *disruption.split(lower[row], self._budgets))
+            _Attempt(row, places, *disruption.split(lower[row], self._budgets))
             for row in self._fitting(trying)
         ]
-        self._reprieve(attempts)
+        self._reprieve(attempts, everybody)
         candidates = []
         for attempt in attempts:
             if not attempt.victims:
@@ -169,15 +176,15 @@ class DryRun:
             if not rejected_by
         ]
 
-    def _reprieve(self, attempts: Sequence["_Attempt"]) -> None:
+    def _reprieve(self, attempts: Sequence["_Attempt"], everybody: snapshot.Moved) -> None:
         """Lets back who can stay, one pod of each node a step."""
         step = 0
         while going := [attempt for attempt in attempts if step < len(attempt.order)]:
-            self._trying.add([attempt.order[step] for attempt in going])
+            self._trying.add(everybody.take([attempt.places[step] for attempt in going]))
             rows = np.array([attempt.row for attempt in going], np.intp)
             filtered = self._trying.run_with_promises(rows)
             rejected = [going[index] for index in np.flatnonzero(filtered.rejected_by).tolist()]
-            self._trying.remove([attempt.order[step] for attempt in rejected])
+            self._trying.remove(everybody.take([attempt.places[step] for attempt in rejected]))
             for attempt in rejected:
                 attempt.victims.append(attempt.order[step])
                 attempt.violations += step < attempt.protected
@@ -185,13 +192,20 @@ class DryRun:
 
 
 class _Attempt:
-    """What is known of one node so far."""
+    """What is known of one node so far: who is let back in which order, and who had to go."""
 
-    __slots__ = ("order", "protected", "row", "victims", "violations")
+    __slots__ = ("order", "places", "protected", "row", "victims", "violations")
 
-    def __init__(self, row: int, protected: list[pods.PodInfo], others: list[pods.PodInfo]) -> None:
+    def __init__(
+        self,
+        row: int,
+        places: Mapping[str, int],
+        protected: list[pods.PodInfo],
+        others: list[pods.PodInfo],
+    ) -> None:
         self.row = row
         self.order = [*protected, *others]
+        self.places = [places[pod.uid] for pod in self.order]
         self.protected = len(protected)
         self.victims: list[pods.PodInfo] = []
         self.violations = 0

@@ -20,6 +20,7 @@ scheduler that looks at some nodes and not at all of them. Host ports are counte
 keeps a set and so frees a port that two pods hold as soon as one of them goes.
 """
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,26 @@ CPU, MEMORY, EPHEMERAL_STORAGE = 0, 1, 2
 
 _SCALARS_FROM = 3
 _VECTORS_KEPT = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moved:
+    """Pods to be moved in thought, with what they hold: only valid until the nodes change."""
+
+    pods: Sequence[pods.PodInfo]
+    rows: npt.NDArray[np.intp]  # (pods,), -1 on a node that isn't known
+    amounts: framework.Int64s  # (pods, resources)
+    nonzero: framework.Int64s  # (pods, 2)
+
+    def take(self, positions: Sequence[int]) -> "Moved":
+        """Some of them."""
+        chosen = np.array(positions, np.intp)
+        return Moved(
+            [self.pods[position] for position in positions],
+            self.rows[chosen],
+            self.amounts[chosen],
+            self.nonzero[chosen],
+        )
 
 
 class Snapshot:
@@ -388,36 +409,47 @@ class Snapshot:
 
     # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
 
-    def set_aside(self, moved: Sequence[pods.PodInfo]) -> None:
+    def moved(self, moved: Sequence[pods.PodInfo]) -> "Moved":
+        """Some pods, made ready to be moved to and fro."""
+        rows = np.array([self.row_of.get(pod.node_name, -1) for pod in moved], np.intp)
+        vectors = [self._vector(pod.requests.held) for pod in moved]
+        if len({len(vector) for vector in vectors}) > 1:  # one of them brought a new resource
+            vectors = [self._vector(pod.requests.held) for pod in moved]
+        nonzero = [(pod.requests.nonzero_milli_cpu, pod.requests.nonzero_memory) for pod in moved]
+        shape = (len(moved), len(self._resources))
+        return Moved(
+            list(moved),
+            rows,
+            np.array(vectors, np.int64).reshape(shape),
+            np.array(nonzero, np.int64).reshape(len(moved), 2),
+        )
+
+    def set_aside(self, moved: "Moved") -> None:
         """Doesn't count these pods for a moment, until `put_in`; who is assumed stays known."""
-        for pod in moved:
+        for pod in moved.pods:
             self._unlist(pod)
         self._account_all(moved, -1)
 
-    def put_in(self, moved: Sequence[pods.PodInfo]) -> None:
+    def put_in(self, moved: "Moved") -> None:
         """Counts pods that were set aside; or, until `set_aside`, ones that aren't there."""
-        for pod in moved:
+        for pod in moved.pods:
             self._list(pod)
         self._account_all(moved, 1)
 
-    def _account_all(self, moved: Sequence[pods.PodInfo], sign: int) -> None:
-        """`_account` for many pods at once."""
-        counted = [pod for pod in moved if pod.node_name in self.row_of]
-        if not counted:
+    def _account_all(self, moved: "Moved", sign: int) -> None:
+        """`_account` for many pods at once; those on unknown nodes count nowhere."""
+        known = moved.rows >= 0
+        if not known.all():
+            moved = moved.take(np.flatnonzero(known).tolist())
+        rows = moved.rows
+        if not len(rows):
             return
-        rows = np.array([self.row_of[pod.node_name] for pod in counted])
-        vectors = [self._vector(pod.requests.held) for pod in counted]
-        if len({len(vector) for vector in vectors}) > 1:  # one of them brought a new resource
-            vectors = [self._vector(pod.requests.held) for pod in counted]
-        amounts = sign * np.array(vectors)
-        for column in range(amounts.shape[1]):
-            np.add.at(self._requested[:, column], rows, amounts[:, column])
-        nonzero = [(pod.requests.nonzero_milli_cpu, pod.requests.nonzero_memory) for pod in counted]
-        amounts = sign * np.array(nonzero)
+        for column in range(moved.amounts.shape[1]):
+            np.add.at(self._requested[:, column], rows, sign * moved.amounts[:, column])
         for column in range(2):
-            np.add.at(self._nonzero_requested[:, column], rows, amounts[:, column])
+            np.add.at(self._nonzero_requested[:, column], rows, sign * moved.nonzero[:, column])
         np.add.at(self._pod_counts, rows, sign)
-        for pod in counted:
+        for pod in moved.pods:
             for port in pod.host_ports:
                 self._ports.count(self.row_of[pod.node_name], port, sign)
         self.version += 1

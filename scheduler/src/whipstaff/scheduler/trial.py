@@ -80,30 +80,36 @@ class Trial:
 
     # Moving pods
 
-    def remove(self, others: Sequence[pods.PodInfo]) -> None:
+    def ready(self, others: Sequence[pods.PodInfo]) -> snapshot.Moved:
+        """Pods, made ready to be removed and added several times."""
+        return self._cluster.moved(others)
+
+    def remove(self, others: snapshot.Moved) -> None:
         """Takes pods from the nodes that they name."""
         self._cluster.set_aside(others)
-        for other in others:
+        for other in others.pods:
             if self._come.pop(other.uid, None) is None:
                 self._gone[other.uid] = other
-        self._moved(REMOVE_POD, others)
+        self._moved(REMOVE_POD, others.pods)
 
-    def add(self, others: Sequence[pods.PodInfo]) -> None:
+    def add(self, others: snapshot.Moved) -> None:
         """Puts pods on the nodes that they name: such as were removed, or others."""
         self._cluster.put_in(others)
-        for other in others:
+        for other in others.pods:
             if self._gone.pop(other.uid, None) is None:
                 self._come[other.uid] = other
-        self._moved(ADD_POD, others)
+        self._moved(ADD_POD, others.pods)
 
     def restore(self) -> None:
         """Puts every pod back where it was. Raises nothing."""
         come, gone = list(self._come.values()), list(self._gone.values())
         self._come, self._gone = {}, {}
-        self._cluster.set_aside(come)
-        self._undo(REMOVE_POD, come)
-        self._cluster.put_in(gone)
-        self._undo(ADD_POD, gone)
+        if come:
+            self._cluster.set_aside(self._cluster.moved(come))
+            self._undo(REMOVE_POD, come)
+        if gone:
+            self._cluster.put_in(self._cluster.moved(gone))
+            self._undo(ADD_POD, gone)
 
     # Asking
 
@@ -130,9 +136,10 @@ class Trial:
         promised = self._promised(rows)
         if not promised:
             return self.run(rows)
-        self.add(promised)
+        guests = self.ready(promised)
+        self.add(guests)
         beside = self.run(rows)
-        self.remove(promised)
+        self.remove(guests)
         fitting = np.flatnonzero(beside.rejected_by == 0)
         if not len(fitting):
             return beside
@@ -146,7 +153,7 @@ class Trial:
         if not len(self._promises):
             return []
         return [
-            other.on_node(name)
+            other
             for name in (self._cluster.names[row] for row in rows.tolist())
             for other in self._promises.pods_on(name)
             if yields_to(self.pod, other) and self._cluster.get_pod(other.uid) is None

@@ -9,6 +9,7 @@ sets them: asynchronous preemption on; pod groups and workloads off. Left out: e
 """
 
 import collections
+import functools
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,8 @@ PREEMPTION_BY_SCHEDULER = "PreemptionByScheduler"
 """The condition of a victim, and its reason."""
 
 _UNRESOLVABLE = framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE
+
+_parse_time = functools.lru_cache(1 << 16)(objects.parse_time)
 
 
 class _Nowhere:
@@ -166,7 +169,7 @@ class DefaultPreemption(framework.Plugin):
             when = known.get(pod.uid)
             if when is None:
                 text = (self._newest(pod).get("status") or {}).get("startTime")
-                when = known[pod.uid] = objects.parse_time(text) if text else now
+                when = known[pod.uid] = _parse_time(text) if text else now
             return when
 
         return started

@@ -344,6 +344,15 @@ def test_a_nominated_node_that_became_wrong_is_given_up() -> None:
     assert chosen(make_room(pod, cluster)) == ("node2", ["v2"])
 
 
+def test_a_nominated_node_that_is_gone_is_given_up_whoever_is_left_on_it() -> None:
+    cluster = testing.cluster(
+        nodes(2)[1:],
+        [leaving("v", LOW, **BY_SCHEDULER), placed("v2", "node2", LOW, VERY_LARGE)],
+    )
+    pod = waiting(VERY_LARGE, status={"nominatedNodeName": "node1"})
+    assert chosen(make_room(pod, cluster)) == ("node2", ["v2"])
+
+
 def test_what_was_seen_last_of_a_victim_counts() -> None:
     """The snapshot keeps a pod as it was when it last mattered to placement."""
     around = Around()

@@ -298,6 +298,22 @@ async def test_a_promise_to_somebody_less_important_is_taken_back(world: World) 
     assert world.promises.node_of(elsewhere) == "node-b"
 
 
+async def test_a_second_preemption_may_begin_before_the_first_is_answered(world: World) -> None:
+    world.server.held["low"] = asyncio.Event()
+    world.evictor.start(world.high, "node-a", world.victims("low"))
+    await world.until(lambda: "low" in world.server.bodies)
+    world.leaves("low")
+    world.server.held["other"] = asyncio.Event()
+    world.evictor.start(world.high, "node-b", world.victims("other"))
+    await world.until(lambda: "other" in world.server.bodies)
+    world.server.held["low"].set()
+    await world.until(lambda: world.measured.preemption_runs["success",] == 1)
+    assert world.evictor.is_preempting(world.high.uid)
+    world.server.held["other"].set()
+    await world.finish()
+    assert world.server.requests[-1] == ("delete", "other")
+
+
 async def test_draining_does_not_wait_for_ever(world: World) -> None:
     world.server.held["low"] = asyncio.Event()
     world.evictor.start(world.high, "node-a", world.victims("low"))

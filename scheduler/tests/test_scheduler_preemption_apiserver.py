@@ -406,14 +406,51 @@ async def test_another_scheduler_after_a_restart_keeps_the_promise(stage: Stage)
         await stage.pod("high", "high")
         await stage.goes("low")
         await stage.waits_for("high", "node-a")
-    await cluster.node("node-b", cpu="1")
-    await stage.placed("other", "low", "node-b", cpu="300m")
     async with cluster.scheduling():
         await stage.pod("rival", "mid")
-        await cluster.refused("rival")
-        await stage.goes("other")  # for the rival: node-a is promised to the more important pod
+        await cluster.refused(
+            "rival",
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, "
+            "preemption: 0/1 nodes are available: 1 Insufficient cpu.",
+        )
         await stage.end("low")
-        assert await cluster.placed("high", "rival") == ["node-a", "node-b"]
+        assert await cluster.placed("high") == ["node-a"]
+        assert await cluster.node_of("rival") == ""
+
+
+async def test_victims_that_are_made_anew_do_not_take_the_place_back(stage: Stage) -> None:
+    """A ReplicaSet makes the next pod as soon as one is gone; ours are to be placed, too."""
+    cluster = stage.cluster
+    await cluster.node("node-a", cpu="1")
+    await cluster.node("node-b", cpu="1")
+    made = 4
+
+    async def replace() -> None:
+        nonlocal made
+        while True:
+            pods = (await cluster.api.list(resources.PODS, cluster.namespace)).items
+            missing = 4 - sum(objects.name(raw).startswith("low-") for raw in pods)
+            for _ in range(missing):
+                await stage.pod(f"low-{made}", "low", cpu="450m")
+                made += 1
+            await asyncio.sleep(0)
+
+    async with cluster.scheduling() as scheduler:
+        for number in range(4):
+            await stage.pod(f"low-{number}", "low", cpu="450m")
+        await cluster.placed(*(f"low-{number}" for number in range(4)))
+        replacing = asyncio.create_task(replace())
+        try:
+            for name in ("high-0", "high-1"):
+                await stage.pod(name, "high", cpu="900m")
+                await cluster.placed(name)
+        finally:
+            replacing.cancel()
+            await asyncio.wait([replacing])
+        assert sorted(await cluster.placed("high-0", "high-1")) == ["node-a", "node-b"]
+        # Each of them needs a node of its own: two victims each, none for nothing.
+        assert scheduler.metrics.preemption_victims.count() == 2
+        assert made == 8
 
 
 async def test_of_many_victims_not_one_goes_for_nothing(stage: Stage) -> None:

@@ -133,7 +133,8 @@ class Evictor:
             self._take_promises_back(preemption)
             worked = await self._evict_all(preemption)
         finally:
-            del self._under_way[preemptor.uid]
+            if self._under_way.get(preemptor.uid) is preemption:
+                del self._under_way[preemptor.uid]
         result = metrics.SUCCEEDED if worked else metrics.ERROR
         self._measured.preemption_runs[result,] += 1
         self._measured.preemption_duration.observe(self._clock() - started, result)

@@ -122,7 +122,7 @@ class DefaultPreemption(framework.Plugin):
         if pod.raw["spec"].get("preemptionPolicy") == "Never":
             return NEVER
         nominated = self._around.nominated_node(pod)
-        if not nominated or statuses[nominated].code == _UNRESOLVABLE:
+        if nominated not in cluster.row_of or statuses[nominated].code == _UNRESOLVABLE:
             return ""
         for other in cluster.pods_on(nominated):
             lower = other.priority < pod.priority and self.may_evict(other, pod)

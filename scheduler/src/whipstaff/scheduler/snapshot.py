@@ -426,9 +426,9 @@ class Snapshot:
 
     def set_aside(self, moved: "Moved") -> None:
         """Doesn't count these pods for a moment, until `put_in`; who is assumed stays known."""
+        self._account_all(moved, -1)
         for pod in moved.pods:
             self._unlist(pod)
-        self._account_all(moved, -1)
 
     def put_in(self, moved: "Moved") -> None:
         """Counts pods that were set aside; or, until `set_aside`, ones that aren't there."""
@@ -449,9 +449,8 @@ class Snapshot:
         for column in range(2):
             np.add.at(self._nonzero_requested[:, column], rows, sign * moved.nonzero[:, column])
         np.add.at(self._pod_counts, rows, sign)
-        for pod in moved.pods:
-            for port in pod.host_ports:
-                self._ports.count(self.row_of[pod.node_name], port, sign)
+        for row, pod in zip(rows.tolist(), moved.pods, strict=True):
+            self._count(row, pod, sign)
         self.version += 1
         self._pods_version[rows] = self.version
 
@@ -463,19 +462,21 @@ class Snapshot:
             self._account(row, pod, 1)
 
     def _take(self, pod: pods.PodInfo) -> None:
-        self._unlist(pod)
         row = self.row_of.get(pod.node_name)
         if row is not None:
             self._touch_pods(row)
             self._account(row, pod, -1)
+        self._unlist(pod)
 
     def _list(self, pod: pods.PodInfo) -> None:
+        """Notes a pod, before it is counted, where pods are looked up."""
         self._pods[pod.uid] = pod
         self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
         if pod.affinity and pod.requires_anti_affinity:
             self._anti_affine[pod.uid] = pod
 
     def _unlist(self, pod: pods.PodInfo) -> None:
+        """Undoes `_list`, when the pod isn't counted any more."""
         del self._pods[pod.uid]
         self._anti_affine.pop(pod.uid, None)
         on_node = self._pods_on[pod.node_name]
@@ -498,6 +499,10 @@ class Snapshot:
         self._nonzero_requested[row, 0] += sign * asked.nonzero_milli_cpu
         self._nonzero_requested[row, 1] += sign * asked.nonzero_memory
         self._pod_counts[row] += sign
+        self._count(row, pod, sign)
+
+    def _count(self, row: int, pod: pods.PodInfo, sign: int) -> None:
+        """The part of `_account` that is done pod by pod; the pod is listed meanwhile."""
         for port in pod.host_ports:
             self._ports.count(row, port, sign)
 

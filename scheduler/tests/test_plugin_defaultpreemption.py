@@ -473,6 +473,51 @@ def test_the_victims_of_each_node(
     assert dry_run(pod, testing.cluster(made, there)) == expected
 
 
+@pytest.mark.skipif(
+    not profile.is_built("PodTopologySpread"), reason="constraints are not decided about"
+)
+@pytest.mark.parametrize(
+    ("priorities", "expected", "best"),
+    [
+        (
+            {"a1": MID, "a2": LOW, "b1": LOW, "x1": HIGH, "x2": HIGH},
+            {"node-a": (["a2"], 0), "node-b": (["b1"], 0)},
+            {("node-a", "a2"), ("node-b", "b1")},
+        ),
+        (
+            {"a1": HIGH, "a2": HIGH, "b1": LOW, "x1": HIGH, "x2": HIGH},
+            {"node-b": (["b1"], 0)},
+            {("node-b", "b1")},
+        ),
+    ],
+)
+def test_pods_that_are_spread_make_room_in_their_domain(
+    priorities: dict[str, int], expected: Any, best: set[tuple[str, str]]
+) -> None:
+    zones = {"node-a": "zone1", "node-b": "zone1", "node-x": "zone2"}
+    made = [
+        testing.node(name, labels={"hostname": name, "zone": zone}) for name, zone in zones.items()
+    ]
+    there = [
+        placed(name, f"node-{name[0]}", priority, labels={"foo": ""})
+        for name, priority in priorities.items()
+    ]
+    constraints = [
+        {
+            "topologyKey": key,
+            "maxSkew": 1,
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchExpressions": [{"key": "foo", "operator": "Exists"}]},
+        }
+        for key in ("zone", "hostname")
+    ]
+    pod = waiting(labels={"foo": ""}, topologySpreadConstraints=constraints)
+    cluster = testing.cluster(made, there)
+    assert dry_run(pod, cluster) == expected
+    node, [victim] = chosen(make_room(pod, cluster))
+    assert (node, victim) in best
+
+
 FOO = {"app": "foo"}
 
 

@@ -52,10 +52,14 @@ class Trial:
             (entry.plugin.name, self._pre_filter(entry.plugin)) for entry in plugins.pre_filters
         )
         skipped, anything = self._pre.skipped, framework.Reads.ANYTHING.value
+        is_refused = self._pre.rejection is not None
+        filters = {entry.name for entry in plugins.filters}
         noting = [
             entry.plugin
             for entry in plugins.pre_filters
-            if not entry.kept and entry.plugin.name not in skipped
+            if not entry.kept
+            and entry.plugin.name not in skipped
+            and (is_refused or entry.plugin.name in filters)
         ]
         self.is_local = not noting and not any(
             entry.reads & anything for entry in plugins.filters if entry.name not in skipped
@@ -68,7 +72,7 @@ class Trial:
                 self._following.append(plugin)
             else:
                 self._forgetful.append(plugin)
-        self._is_stale = self._pre.rejection is not None
+        self._is_stale = is_refused
         self._anew: list[tuple[str, framework.Status]] = []
         self._gone: dict[str, pods.PodInfo] = {}
         self._come: dict[str, pods.PodInfo] = {}

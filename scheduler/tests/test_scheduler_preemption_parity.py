@@ -110,6 +110,7 @@ class Round:
             name,
             cpu=self.rng.choice(["2", "2", "3", "1"]),
             max_pods=self.rng.choice(["110", "110", "4"]),
+            labels={"kubernetes.io/hostname": name, "zone": self.rng.choice("ab")},
             taints=([{"key": "k", "effect": "NoSchedule"}] if self.rng.randrange(6) == 0 else ()),
         )
         created = await self.api.create(resources.NODES, raw)
@@ -124,6 +125,7 @@ class Round:
             containers=[testing.container(asked, image="pause", host_ports=ports)],
             labels=self.rng.choice(LABELS),
             schedulerName="somebody-else",
+            **self._wishes(6),
             priorityClassName=self.rng.choice(["p0", "p0", "p1", "p1", "p2", "p3", "negative"]),
             terminationGracePeriodSeconds=600,
         )
@@ -139,6 +141,22 @@ class Round:
             NAMESPACE,
             subresource="status",
         )
+
+    def _wishes(self, one_in: int) -> Object:
+        """What makes a pod's place depend on pods elsewhere, as far as there are plugins for it."""
+        term = {
+            "topologyKey": self.rng.choice(["kubernetes.io/hostname", "zone"]),
+            "labelSelector": {"matchLabels": self.rng.choice(SELECTORS)},
+        }
+        kinds: list[Object] = []
+        if profile.is_built("InterPodAffinity"):
+            required = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+            kinds += [{"affinity": {kind: required}} for kind in ("podAntiAffinity", "podAffinity")]
+        if profile.is_built("PodTopologySpread"):
+            constraint = {**term, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+            kinds.append({"topologySpreadConstraints": [constraint]})
+        wanted = self.rng.randrange(one_in) == 0
+        return self.rng.choice(kinds) if kinds and wanted else {}
 
     async def _budget(self, name: str, labels: Object) -> None:
         body: Object = {
@@ -163,7 +181,9 @@ class Round:
             "wanting",
             containers=[testing.container(asked, image="pause", host_ports=ports)],
             priorityClassName=self.rng.choice([*["top"] * 5, "p1", "p1", "never"]),
+            labels=self.rng.choice(LABELS),
             schedulerName="default-scheduler",
+            **self._wishes(2),
             terminationGracePeriodSeconds=0,
         )
         return await created(self.api, raw)

@@ -216,6 +216,21 @@ def test_a_pod_that_holds_up_every_node_can_be_evicted() -> None:
     assert victims(Closed(), cluster, pod) == {"a0": ["holder"]}
 
 
+class Doorkeeper(framework.Plugin):
+    """Looks at pods once, before any node, and filters none."""
+
+    name: ClassVar[str] = "Doorkeeper"
+
+    def pre_filter(self, *_: Any) -> None:
+        return None
+
+
+def test_a_plugin_that_filters_no_node_is_no_reason_to_go_node_by_node() -> None:
+    cluster = testing.cluster(zones(a=1))
+    pod, plugins = testing.pod_info("p"), with_plugin(Doorkeeper())
+    assert trial.Trial(pod, plugins, cluster, nominator.Nominator()).is_local
+
+
 # Pods that wait for a node.
 
 

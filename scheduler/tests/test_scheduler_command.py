@@ -227,6 +227,9 @@ async def test_the_rights_of_the_stock_scheduler_are_enough(
         await cluster.events("web", "Scheduled")
         await cluster.pod("big", cpu="64")
         await cluster.refused("big")
+        await cluster.pod("vip", cpu="4", priorityClassName="system-cluster-critical")
+        await cluster.placed("vip")
+        await cluster.events("web", "Preempted")
         process.send(signal.SIGTERM)
         assert await process.ends() == 0
         assert not [line for line in process.lines if "level=error" in line]

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import framework, pernode, plugin_sets, pods, profile
+from whipstaff.scheduler import (
+    app,
+    configuration,
+    framework,
+    pernode,
+    plugin_sets,
+    pods,
+    profile,
+)
 
 HERE = "whipstaff_test_plugins"
 
@@ -194,3 +202,18 @@ def test_pre_score_runs_only_where_it_is_enabled() -> None:
 
     assert without.pre_score is None
     assert with_it.pre_score is not None
+
+
+def test_rights_to_evict_are_only_asked_for_where_somebody_evicts() -> None:
+    def rights(*disabled: str) -> set[str]:
+        plugins = plugin_sets.merge({"multiPoint": plugin_sets.PluginSet((), disabled)})
+        wanted = configuration.Profile("mine", plugins)
+        return {
+            f"{access.verb} {access.resource.name}"
+            for access in app.access(configuration.Configuration(profiles=(wanted,)))
+        }
+
+    assert rights() - rights("DefaultPreemption") == {
+        "delete pods",
+        *(f"{verb} poddisruptionbudgets.policy" for verb in ("get", "list", "watch")),
+    }

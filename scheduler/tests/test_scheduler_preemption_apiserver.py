@@ -418,6 +418,44 @@ async def test_another_scheduler_after_a_restart_keeps_the_promise(stage: Stage)
         assert await cluster.node_of("rival") == ""
 
 
+@pytest.mark.parametrize("grace", [0, LONG])
+async def test_a_pod_on_its_way_to_a_node_can_be_a_victim(stage: Stage, grace: int) -> None:
+    class Slow(Held):
+        async def create(self, *args: Any, **how: Any) -> Any:
+            if how.get("subresource") == "binding" and how["name"] == "low":
+                self.reached.set()
+                await self.opened.wait()
+            return await self._api.create(*args, **how)
+
+        async def patch(self, *args: Any, **how: Any) -> Any:
+            return await self._api.patch(*args, **how)
+
+    holds: list[Slow] = []
+
+    def wrap(api: Any) -> Slow:
+        holds.append(Slow(api))
+        return holds[-1]
+
+    cluster = stage.cluster
+    await cluster.node("node-a", cpu="1")
+    async with cluster.scheduling(wrap) as scheduler:
+        await stage.pod("low", "low", grace=grace)
+        [hold] = holds
+        await asyncio.wait_for(hold.reached.wait(), 10)
+        await stage.pod("high", "high")
+        # It has no containers yet that would have to end: its place is free at once.
+        assert await cluster.placed("high") == ["node-a"]
+        assert hold.deleted == ["low"]
+        hold.opened.set()
+
+        async def is_settled() -> bool:
+            return bool(scheduler.metrics.bindings_in_flight() == 0)
+
+        await cluster.eventually(is_settled, "the binding of the victim has ended")
+        assert not await stage.is_there("low")
+        assert scheduler.metrics.attempts["error", cluster.scheduler_name] == 0
+
+
 async def test_victims_that_are_made_anew_do_not_take_the_place_back(stage: Stage) -> None:
     """A ReplicaSet makes the next pod as soon as one is gone; ours are to be placed, too."""
     cluster = stage.cluster

@@ -311,6 +311,47 @@ async def test_a_more_important_pod_takes_the_place_that_another_waits_for(stage
         assert await cluster.node_of("mid") == ""
 
 
+async def test_a_more_important_pod_takes_over_while_pods_are_being_evicted(stage: Stage) -> None:
+    cluster = stage.cluster
+    await cluster.node("node-a", cpu="1")
+    await stage.placed("low", "low", "node-a")
+    holds: list[Held] = []
+    async with cluster.scheduling(held(holds)) as scheduler:
+        await stage.pod("mid", "mid")
+        [hold] = holds
+        await asyncio.wait_for(hold.reached.wait(), 10)
+        await stage.waits_for("mid", "node-a")
+        await stage.pod("high", "high")
+        await stage.waits_for("high", "node-a")
+        await stage.waits_for("mid", "")
+        hold.opened.set()
+        assert await cluster.placed("high") == ["node-a"]
+        assert await cluster.node_of("mid") == ""
+        assert hold.deleted in (["low"], ["low", "low"])
+        assert scheduler.metrics.preemption_runs["error",] == 0
+
+
+async def test_a_less_important_pod_may_make_room_beside_it(stage: Stage) -> None:
+    cluster = stage.cluster
+    await cluster.node("node-a", cpu="4")
+    for number in range(4):
+        await stage.placed(f"low-{number}", "low", "node-a", cpu="900m")
+    holds: list[Held] = []
+    async with cluster.scheduling(held(holds)) as scheduler:
+        await stage.pod("high", "high", cpu="1500m")
+        [hold] = holds
+        await asyncio.wait_for(hold.reached.wait(), 10)
+        await stage.waits_for("high", "node-a")
+        await stage.pod("mid", "mid", cpu="1500m")
+        await stage.waits_for("mid", "node-a")
+        hold.opened.set()
+        assert await cluster.placed("high", "mid") == ["node-a", "node-a"]
+        assert scheduler.metrics.preemption_victims.count() == 2
+        # 3 CPUs are taken: one of four may stay.
+        left = [name for name in (await cluster.used())["node-a"] if name.startswith("low-")]
+        assert len(left) == 1
+
+
 async def test_nobody_is_evicted_for_a_pod_that_is_gone(stage: Stage) -> None:
     cluster = stage.cluster
     await cluster.node("node-a", cpu="2")

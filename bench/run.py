@@ -156,6 +156,8 @@ async def measure(
         kubeconfig = pathlib.Path(plane.issue_kubeconfig(user, groups))
         command = SCHEDULERS[scheduler](plane, kubeconfig, ports.scratch(1)[0], folder)
         async with client.Client(config.load(str(plane.kubeconfig))) as api:
+            for resource, body in workload.objects:
+                await api.create(resource, body)
             await load.create_all(
                 api,
                 resources.NODES,
@@ -249,6 +251,9 @@ class Run:
     async def _create(self, prefix: str, count: int, make: workloads.PodMaker) -> dict[str, float]:
         """Create pods: the moment of each answer by name."""
         created: dict[str, float] = {}
+        make = self.workload.pod
+        if prefix == "init" and self.workload.init_pod is not None:
+            make = self.workload.init_pod
 
         def note(pod: client.Object) -> None:
             created[pod["metadata"]["name"]] = time.monotonic()

@@ -10,10 +10,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from whipstaff.runtime import client
+from whipstaff.runtime import client, resources
 
 HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
 ZONES = ("zone1", "zone2", "zone3")
+HIGH_PRIORITY: client.Object = {
+    "apiVersion": "scheduling.k8s.io/v1",
+    "kind": "PriorityClass",
+    "metadata": {"name": "high-priority"},
+    "value": 10,
+}
 
 
 def node(index: int, zones: Sequence[str] = ZONES) -> client.Object:
@@ -42,6 +48,24 @@ def node_of_one_zone(index: int) -> client.Object:
 
 def basic_pod(namespace: str, name: str) -> client.Object:
     """pod-default.yaml: 100m and 500Mi, nothing else that a plugin looks at."""
+    return _pod(namespace, name, "100m")
+
+
+def low_priority_pod(namespace: str, name: str) -> client.Object:
+    """pod-low-priority.yaml: four of them fill a node. Nobody runs them, so they end at once."""
+    pod = _pod(namespace, name, "900m")
+    pod["spec"]["terminationGracePeriodSeconds"] = 0
+    return pod
+
+
+def high_priority_pod(namespace: str, name: str) -> client.Object:
+    """pod-high-priority.yaml: it takes the place of three of them."""
+    pod = _pod(namespace, name, "3000m")
+    pod["spec"]["priorityClassName"] = HIGH_PRIORITY["metadata"]["name"]
+    return pod
+
+
+def _pod(namespace: str, name: str, cpu: str) -> client.Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -53,8 +77,8 @@ def basic_pod(namespace: str, name: str) -> client.Object:
                     "name": "pause",
                     "image": "registry.k8s.io/pause:3.10.2",
                     "resources": {
-                        "requests": {"cpu": "100m", "memory": "500Mi"},
-                        "limits": {"cpu": "100m", "memory": "500Mi"},
+                        "requests": {"cpu": cpu, "memory": "500Mi"},
+                        "limits": {"cpu": cpu, "memory": "500Mi"},
                     },
                 }
             ],
@@ -74,27 +98,27 @@ def spreading(action: str) -> PodMaker:
         "whenUnsatisfiable": action,
         "labelSelector": {"matchLabels": {"color": "blue"}},
     }
-    return _pod("blue", {"topologySpreadConstraints": [constraint]})
+    return _colored("blue", {"topologySpreadConstraints": [constraint]})
 
 
 def required(kind: str, color: str, key: str) -> PodMaker:
     """pod-with-pod-affinity.yaml and pod-with-pod-anti-affinity.yaml."""
     rules = {"requiredDuringSchedulingIgnoredDuringExecution": [_term(color, key)]}
-    return _pod(color, {"affinity": {kind: rules}})
+    return _colored(color, {"affinity": {kind: rules}})
 
 
 def preferred(kind: str, color: str, key: str) -> PodMaker:
     """pod-with-preferred-pod-affinity.yaml and pod-with-preferred-pod-anti-affinity.yaml."""
     weighed = {"weight": 1, "podAffinityTerm": _term(color, key)}
     rules = {"preferredDuringSchedulingIgnoredDuringExecution": [weighed]}
-    return _pod(color, {"affinity": {kind: rules}})
+    return _colored(color, {"affinity": {kind: rules}})
 
 
 def _term(color: str, key: str) -> dict[str, Any]:
     return {"labelSelector": {"matchLabels": {"color": color}}, "topologyKey": key}
 
 
-def _pod(color: str, spec: dict[str, Any]) -> PodMaker:
+def _colored(color: str, spec: dict[str, Any]) -> PodMaker:
     def make(namespace: str, name: str) -> client.Object:
         made = basic_pod(namespace, name)
         made["metadata"]["labels"] = {"color": color}
@@ -106,7 +130,11 @@ def _pod(color: str, spec: dict[str, Any]) -> PodMaker:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Workload:
-    """Nodes, the pods bound before the clock starts, and the pods that are measured."""
+    """Nodes, the pods bound before the clock starts, and the pods that are measured.
+
+    `pod` makes the measured pods and, without an `init_pod`, the others too; `objects` are there
+    before all of them.
+    """
 
     name: str
     nodes: int
@@ -116,6 +144,9 @@ class Workload:
     init_pod: PodMaker | None = None
     """Where the pods before are others than those measured."""
     node: Callable[[int], client.Object] = node
+    objects: tuple[tuple[resources.Resource, client.Object], ...] = ()
+    arrivals: tuple[str, ...] = ("backlog", "stream")
+    """Without `backlog` the init pods have to be there before the measured ones."""
 
 
 WORKLOADS = {
@@ -161,6 +192,16 @@ WORKLOADS = {
             5000,
             5000,
             preferred("podAntiAffinity", "yellow", HOST),
+        ),
+        Workload(
+            "PreemptionBasic",
+            1000,
+            4000,
+            1000,
+            high_priority_pod,
+            init_pod=low_priority_pod,
+            objects=((resources.PRIORITYCLASSES, HIGH_PRIORITY),),
+            arrivals=("stream",),
         ),
     )
 }

@@ -405,10 +405,10 @@ async def test_our_scores_and_reasons_are_the_stock_schedulers(
                 chosen = stock["spec"].get("nodeName")
                 if chosen is None:
                     unfit += 1
-                    # What follows the reasons is about preemption, which isn't built here yet.
-                    assert stock["status"]["conditions"][0]["message"].startswith(
-                        str(decided.failure)
-                    )
+                    assert decided.failure is not None
+                    decider.post_filter(pod, plugins, decided.failure)
+                    message = stock["status"]["conditions"][0]["message"]
+                    assert message == str(decided.failure)
                     await api.delete(resources.PODS, pod.name, "default", grace_period_seconds=0)
                     continue
                 ours[pod.name] = our_scores(cluster, pod, plugins)

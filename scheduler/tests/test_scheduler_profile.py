@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import framework, pernode, plugin_sets, pods, profile
+from whipstaff.scheduler import (
+    app,
+    configuration,
+    framework,
+    pernode,
+    plugin_sets,
+    pods,
+    profile,
+)
 
 HERE = "whipstaff_test_plugins"
 
@@ -47,7 +55,11 @@ def _module(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_profile_asks_in_upstreams_order() -> None:
     built = profile.default_profile("default-scheduler")
 
-    assert [plugin.name for plugin in built.pre_enqueue] == ["SchedulingGates"]
+    assert [plugin.name for plugin in built.pre_enqueue] == [
+        "SchedulingGates",
+        "DefaultPreemption",
+    ]
+    assert [plugin.name for plugin in built.post_filters] == ["DefaultPreemption"]
     assert built.queue_sort.name == "PrioritySort"
     assert [entry.name for entry in built.filters] == [
         "NodeUnschedulable",
@@ -197,3 +209,18 @@ def test_pre_score_runs_only_where_it_is_enabled() -> None:
 
     assert without.pre_score is None
     assert with_it.pre_score is not None
+
+
+def test_rights_to_evict_are_only_asked_for_where_somebody_evicts() -> None:
+    def rights(*disabled: str) -> set[str]:
+        plugins = plugin_sets.merge({"multiPoint": plugin_sets.PluginSet((), disabled)})
+        wanted = configuration.Profile("mine", plugins)
+        return {
+            f"{access.verb} {access.resource.name}"
+            for access in app.access(configuration.Configuration(profiles=(wanted,)))
+        }
+
+    assert rights() - rights("DefaultPreemption") == {
+        "delete pods",
+        *(f"{verb} poddisruptionbudgets.policy" for verb in ("get", "list", "watch")),
+    }

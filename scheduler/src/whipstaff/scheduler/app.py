@@ -13,7 +13,8 @@ import contextlib
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import prometheus_client
 from aiohttp import web
@@ -38,8 +39,11 @@ from whipstaff.scheduler import (
     cycle,
     decision,
     decisions,
+    evictions,
+    framework,
     metrics,
     namespaces,
+    nominator,
     plugin_sets,
     pod_conditions,
     pods,
@@ -50,6 +54,7 @@ from whipstaff.scheduler import (
     snapshot,
     workloads,
 )
+from whipstaff.scheduler.plugins import defaultpreemption
 
 DRAIN_BINDINGS = 10.0
 DRAIN_WRITES = 3.0
@@ -59,6 +64,8 @@ EVENTS_A_SECOND = 100
 EVENTS_WAITING = 10_000
 """Each event costs the API server as much as a binding, so a burst of pods is bound first and told
 of afterwards."""
+
+PREEMPTION = defaultpreemption.DefaultPreemption.name
 
 USER_AGENT = "whipstaff-scheduler"
 
@@ -82,6 +89,12 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
         preflight.Access("patch", resources.PODS, "status"),
         preflight.Access("create", resources.EVENTS),
     ]
+    if any(PREEMPTION in wanted.names() for wanted in settings.profiles):
+        needed.append(preflight.Access("delete", resources.PODS))
+        needed += [
+            preflight.Access(verb, resources.PODDISRUPTIONBUDGETS)
+            for verb in ("get", "list", "watch")
+        ]
     election = settings.leader_election
     if election.leader_elect:
         space, name = election.resource_namespace, election.resource_name
@@ -161,6 +174,7 @@ class Scheduler:
             initial_backoff=settings.pod_initial_backoff,
             max_backoff=settings.pod_max_backoff,
             wake=ready.set,
+            promises=(promises := nominator.Nominator()),
         )
         self._pods = informer.Informer(
             api,
@@ -169,6 +183,7 @@ class Scheduler:
             transform=pruning.pod,
         )
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
+        self._budgets = _budgets(api, profiles)
         self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
         self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
         self._others = [
@@ -187,19 +202,40 @@ class Scheduler:
             for name in profiles
         }
         self._conditions = pod_conditions.ConditionWriter(api, self._pods.get, now=time.time)
+        self._evictor = evictions.Evictor(
+            api,
+            latest=self._pods.get,
+            promises=promises,
+            conditions=self._conditions,
+            recorders=self._recorders,
+            activate=self._waiting.activate,
+            measured=self._measured,
+            clock=time.monotonic,
+            now=time.time,
+        )
+        around = _Surroundings(
+            random.Random(",".join(profiles)), self._pods, self._budgets, promises, self._evictor
+        )
+        for built in profiles.values():
+            for plugin in built.plugins.values():
+                if isinstance(plugin, framework.SurroundedPlugin):
+                    plugin.settle(around)
         self._cycle = cycle.Cycle(
             waiting=self._waiting,
             ready=ready,
             cluster=self._cluster,
             # Seeded by name: choices among equals are the same in every run of this scheduler, and
             # others in another one beside it.
-            decider=decision.Decider(self._cluster, random.Random(",".join(profiles))),
+            decider=decision.Decider(
+                self._cluster, random.Random(",".join(profiles)), promises=promises
+            ),
             profiles=profiles,
             latest=self._pods.get,
             recorders=self._recorders,
             conditions=self._conditions,
             ring=self._ring,
             measured=self._measured,
+            evictor=self._evictor,
         )
         self._bindings = binder.Binder(api, self._cycle.settled)
         self._elector: leases.LeaderElector | None = None
@@ -242,7 +278,8 @@ class Scheduler:
 
     def _watched(self) -> list[informer.Informer]:
         """Pods last: they are decided about only when all that matters to them is there."""
-        return [*self._others, self._nodes, self._pods]
+        budgets = [] if self._budgets is None else [self._budgets]
+        return [*self._others, *budgets, self._nodes, self._pods]
 
     async def _lead(self) -> None:
         self._watch()
@@ -264,6 +301,7 @@ class Scheduler:
         given_up = await self._bindings.drain(DRAIN_BINDINGS if leading else 0)
         if given_up:
             _log.warning("bindings given up", count=given_up)
+        await self._evictor.drain(DRAIN_WRITES if leading else 0)
         await self._conditions.drain(DRAIN_WRITES if leading else 0)
 
     # What it shows.
@@ -320,6 +358,38 @@ class Scheduler:
                 limit=int(limit) if limit else None,
             )
         )
+
+
+class _Surroundings:
+    """What plugins may look at beside the pod and the snapshot."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        watched: informer.Informer,
+        budgets: informer.Informer | None,
+        promises: nominator.Nominator,
+        evictor: evictions.Evictor,
+    ) -> None:
+        self.random = rng
+        self.latest = watched.get
+        self.nominated_node = promises.node_of
+        self.is_preempting = evictor.is_preempting
+        self.time = time.time
+        self._budgets = budgets
+
+    def budgets(self) -> Iterable[Mapping[str, Any]]:
+        """Every PodDisruptionBudget."""
+        return () if self._budgets is None else self._budgets.list()
+
+
+def _budgets(
+    api: client.Client, profiles: Mapping[str, profile.Profile]
+) -> informer.Informer | None:
+    """Watches PodDisruptionBudgets, if anybody wants to know them."""
+    if any(PREEMPTION in built.plugins for built in profiles.values()):
+        return informer.Informer(api, resources.PODDISRUPTIONBUDGETS)
+    return None
 
 
 async def run(

@@ -165,6 +165,53 @@ def mark(
     np.copyto(rejected_by, np.int8(index + 1), where=(rejected_by == 0) & (codes != 0))
 
 
+class _Joined(Sequence[tuple[str, ...]]):
+    """Some filter's texts, and more behind them."""
+
+    def __init__(self, first: Sequence[tuple[str, ...]], more: tuple[tuple[str, ...], ...]) -> None:
+        self._first = first
+        self._more = more
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._more)
+
+    def __getitem__(self, index: Any) -> Any:
+        size = len(self._first)
+        return self._first[index] if index < size else self._more[index - size]
+
+
+def overrule(filtered: Filtered, positions: Indices, part: Filtered) -> Filtered:
+    """A copy of `filtered` that says of some of its positions what `part` says.
+
+    `part` has the columns of the same filters, and an entry for each of `positions` in turn.
+    """
+    size = len(filtered.rejected_by)
+    result = Filtered(filtered.rejected_by.copy(), list(filtered.columns))
+    result.rejected_by[positions] = part.rejected_by
+    for index, column in enumerate(part.columns):
+        where = np.flatnonzero(part.rejected_by == index + 1)
+        if column.codes is None or not len(where):
+            continue
+        merged = result.columns[index] = _copy(result.columns[index], size)
+        texts = tuple(tuple(column.texts[number]) for number in column.reasons[where].tolist())
+        first = len(merged.texts)
+        assert merged.codes is not None
+        merged.codes[positions[where]] = column.codes[where]
+        merged.reasons[positions[where]] = np.arange(first, first + len(texts))
+        merged.texts = _Joined(merged.texts, texts)
+    return result
+
+
+def _copy(column: FilterColumn, size: int) -> FilterColumn:
+    copied = FilterColumn()
+    copied.texts = column.texts
+    if column.codes is None:
+        copied.codes, copied.reasons = np.zeros(size, np.int8), np.zeros(size, np.int32)
+    else:
+        copied.codes, copied.reasons = column.codes.copy(), column.reasons.copy()
+    return copied
+
+
 @dataclasses.dataclass(slots=True)
 class Scored:
     """Weighted scores of the feasible rows, in their order."""

@@ -20,7 +20,8 @@ scheduler that looks at some nodes and not at all of them. Host ports are counte
 keeps a set and so frees a port that two pods hold as soon as one of them goes.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,26 @@ CPU, MEMORY, EPHEMERAL_STORAGE = 0, 1, 2
 
 _SCALARS_FROM = 3
 _VECTORS_KEPT = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moved:
+    """Pods to be moved in thought, with what they hold: only valid until the nodes change."""
+
+    pods: Sequence[pods.PodInfo]
+    rows: npt.NDArray[np.intp]  # (pods,), -1 on a node that isn't known
+    amounts: framework.Int64s  # (pods, resources)
+    nonzero: framework.Int64s  # (pods, 2)
+
+    def take(self, positions: Sequence[int]) -> "Moved":
+        """Some of them."""
+        chosen = np.array(positions, np.intp)
+        return Moved(
+            [self.pods[position] for position in positions],
+            self.rows[chosen],
+            self.amounts[chosen],
+            self.nonzero[chosen],
+        )
 
 
 class Snapshot:
@@ -75,6 +96,8 @@ class Snapshot:
         self._unschedulable = np.zeros(capacity, np.bool_)
         self._node_version = np.zeros(capacity, np.int64)
         self._pods_version = np.zeros(capacity, np.int64)
+        self._lowest_priority = np.zeros(capacity, np.int64)
+        self._lowest_known = 0  # the version up to which that is worked out
         self._labels = interning.Labels(capacity)
         self._taints: interning.Taints = interning.Dictionary(capacity)
         self._ports: interning.Ports[pods.HostPort] = interning.Ports(capacity)
@@ -308,6 +331,7 @@ class Snapshot:
             self._unschedulable,
             self._node_version,
             self._pods_version,
+            self._lowest_priority,
         )
 
     def _grow(self, capacity: int) -> None:
@@ -320,6 +344,7 @@ class Snapshot:
         self._unschedulable = interning.longer(self._unschedulable, capacity)
         self._node_version = interning.longer(self._node_version, capacity)
         self._pods_version = interning.longer(self._pods_version, capacity)
+        self._lowest_priority = interning.longer(self._lowest_priority, capacity)
         self._labels.grow(capacity)
         self._taints.grow(capacity)
         self._ports.grow(capacity)
@@ -399,25 +424,94 @@ class Snapshot:
         self.remove_pod(uid)
         return True
 
+    def lowest_priority(self) -> framework.Int64s:
+        """(nodes,): the lowest priority of a pod there; the highest int64 where there is none.
+
+        Worked out when asked for, where pods changed since the last time.
+        """
+        nobody = np.iinfo(np.int64).max
+        for row in np.flatnonzero(self.pods_version > self._lowest_known).tolist():
+            there = self._pods_on.get(self.names[row])
+            self._lowest_priority[row] = (
+                min(pod.priority for pod in there.values()) if there else nobody
+            )
+        self._lowest_known = self.version
+        return self._lowest_priority[: self._size]
+
+    # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
+
+    def moved(self, moved: Sequence[pods.PodInfo]) -> "Moved":
+        """Some pods, made ready to be moved to and fro."""
+        rows = np.array([self.row_of.get(pod.node_name, -1) for pod in moved], np.intp)
+        vectors = [self._vector(pod.requests.held) for pod in moved]
+        if len({len(vector) for vector in vectors}) > 1:  # one of them brought a new resource
+            vectors = [self._vector(pod.requests.held) for pod in moved]
+        nonzero = [(pod.requests.nonzero_milli_cpu, pod.requests.nonzero_memory) for pod in moved]
+        shape = (len(moved), len(self._resources))
+        return Moved(
+            list(moved),
+            rows,
+            np.array(vectors, np.int64).reshape(shape),
+            np.array(nonzero, np.int64).reshape(len(moved), 2),
+        )
+
+    def set_aside(self, moved: "Moved") -> None:
+        """Doesn't count these pods for a moment, until `put_in`; who is assumed stays known."""
+        self._account_all(moved, -1)
+        for pod in moved.pods:
+            self._unlist(pod)
+
+    def put_in(self, moved: "Moved") -> None:
+        """Counts pods that were set aside; or, until `set_aside`, ones that aren't there."""
+        for pod in moved.pods:
+            self._list(pod)
+        self._account_all(moved, 1)
+
+    def _account_all(self, moved: "Moved", sign: int) -> None:
+        """`_account` for many pods at once; those on unknown nodes count nowhere."""
+        known = moved.rows >= 0
+        if not known.all():
+            moved = moved.take(np.flatnonzero(known).tolist())
+        rows = moved.rows
+        if not len(rows):
+            return
+        for column in range(moved.amounts.shape[1]):
+            np.add.at(self._requested[:, column], rows, sign * moved.amounts[:, column])
+        for column in range(2):
+            np.add.at(self._nonzero_requested[:, column], rows, sign * moved.nonzero[:, column])
+        np.add.at(self._pod_counts, rows, sign)
+        for row, pod in zip(rows.tolist(), moved.pods, strict=True):
+            self._count(row, pod, sign)
+        self.version += 1
+        self._pods_version[rows] = self.version
+
     def _put(self, pod: pods.PodInfo) -> None:
-        self._pods[pod.uid] = pod
-        self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
-        self._pods_by_kind.add(pod)
+        self._list(pod)
         row = self.row_of.get(pod.node_name)
         if row is not None:
             self._touch_pods(row)
             self._account(row, pod, 1)
 
     def _take(self, pod: pods.PodInfo) -> None:
+        row = self.row_of.get(pod.node_name)
+        if row is not None:
+            self._touch_pods(row)
+            self._account(row, pod, -1)
+        self._unlist(pod)
+
+    def _list(self, pod: pods.PodInfo) -> None:
+        """Notes a pod, before it is counted, where pods are looked up."""
+        self._pods[pod.uid] = pod
+        self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
+        self._pods_by_kind.add(pod)
+
+    def _unlist(self, pod: pods.PodInfo) -> None:
+        """Undoes `_list`, when the pod isn't counted any more."""
         del self._pods[pod.uid]
         on_node = self._pods_on[pod.node_name]
         del on_node[pod.uid]
         if not on_node:
             del self._pods_on[pod.node_name]
-        row = self.row_of.get(pod.node_name)
-        if row is not None:
-            self._touch_pods(row)
-            self._account(row, pod, -1)
         self._pods_by_kind.remove(pod)
 
     def _touch_pods(self, row: int) -> None:
@@ -435,6 +529,10 @@ class Snapshot:
         self._nonzero_requested[row, 0] += sign * asked.nonzero_milli_cpu
         self._nonzero_requested[row, 1] += sign * asked.nonzero_memory
         self._pod_counts[row] += sign
+        self._count(row, pod, sign)
+
+    def _count(self, row: int, pod: pods.PodInfo, sign: int) -> None:
+        """The part of `_account` that is done pod by pod; the pod is listed meanwhile."""
         for port in pod.host_ports:
             self._ports.count(row, port, sign)
         self._pods_by_kind.count(row, pod, sign)

@@ -49,7 +49,7 @@ class Unsupported(framework.Plugin):
         """No node at all for a pod that asks for what can't be decided yet."""
         needed = list(dict.fromkeys(features(pod)))
         if not needed:
-            return None
+            return framework.SKIP
         return framework.Status(
             framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE,
             (f"pod needs what this scheduler doesn't support yet: {', '.join(needed)}",),

@@ -10,6 +10,7 @@ Answers to `pkg/scheduler/framework/plugins/registry.go`.
 
 from whipstaff.scheduler import framework
 from whipstaff.scheduler.plugins import (
+    defaultpreemption,
     imagelocality,
     interpodaffinity,
     nodeaffinity,
@@ -37,6 +38,7 @@ BUILT: dict[str, type[framework.Plugin]] = {
         noderesourcesfit.NodeResourcesFit,
         podtopologyspread.PodTopologySpread,
         interpodaffinity.InterPodAffinity,
+        defaultpreemption.DefaultPreemption,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
     )

@@ -62,6 +62,7 @@ def main(
     results = [
         asyncio.run(run.measure(chosen, scheduler, arrival))
         for arrival in arrivals
+        if arrival in chosen.arrivals
         for scheduler in schedulers
     ]
     record = {

@@ -156,11 +156,13 @@ async def measure(
         kubeconfig = pathlib.Path(plane.issue_kubeconfig(user, groups))
         command = SCHEDULERS[scheduler](plane, kubeconfig, ports.scratch(1)[0], folder)
         async with client.Client(config.load(str(plane.kubeconfig))) as api:
+            for resource, body in workload.objects:
+                await api.create(resource, body)
             await load.create_all(
                 api,
                 resources.NODES,
                 workload.nodes,
-                workloads.node,
+                workload.node,
                 progress=Progress("nodes", workload.nodes),
             )
             run = Run(api, workload)
@@ -185,10 +187,10 @@ class Run:
         """Bind the init pods, then create the measured ones as fast as they are taken."""
         with scheduler as process:
             async with load.watched(self.api) as watch:
-                await self._create("init", self.workload.init_pods)
+                await self._create_init()
                 await self._wait(watch, self.workload.init_pods, "init pods bound")
                 async with self._measured(process):
-                    creating = asyncio.create_task(self._create("measured", self.workload.pods))
+                    creating = asyncio.create_task(self._create_measured())
                     await self._wait(watch, self.workload.init_pods + self.workload.pods, "bound")
                     measured = await creating
         self.created = measured
@@ -197,7 +199,8 @@ class Run:
     async def backlog(self, scheduler: contextlib.AbstractContextManager[psutil.Process]) -> None:
         """Create all pods, then start the scheduler; the init pods are its warm-up."""
         total = self.workload.init_pods + self.workload.pods
-        await self._create("pod", total)
+        await self._create_init()
+        await self._create_measured()
         async with load.watched(self.api) as watch:
             with scheduler as process:
                 await self._wait(watch, self.workload.init_pods, "init pods bound")
@@ -238,9 +241,19 @@ class Run:
     async def _wait(self, watch: load.BindWatch, count: int, label: str) -> None:
         await watch.wait_for(count, stalled=STALLED_SECONDS, progress=Progress(label, count))
 
-    async def _create(self, prefix: str, count: int) -> dict[str, float]:
+    async def _create_init(self) -> None:
+        make = self.workload.init_pod or self.workload.pod
+        await self._create("init", self.workload.init_pods, make)
+
+    async def _create_measured(self) -> dict[str, float]:
+        return await self._create("measured", self.workload.pods, self.workload.pod)
+
+    async def _create(self, prefix: str, count: int, make: workloads.PodMaker) -> dict[str, float]:
         """Create pods: the moment of each answer by name."""
         created: dict[str, float] = {}
+        make = self.workload.pod
+        if prefix == "init" and self.workload.init_pod is not None:
+            make = self.workload.init_pod
 
         def note(pod: client.Object) -> None:
             created[pod["metadata"]["name"]] = time.monotonic()
@@ -249,7 +262,7 @@ class Run:
             self.api,
             resources.PODS,
             count,
-            lambda index: self.workload.pod(load.NAMESPACE, f"{prefix}-{index:06d}"),
+            lambda index: make(load.NAMESPACE, f"{prefix}-{index:06d}"),
             done=note,
             progress=Progress(f"{prefix} pods created", count),
         )

@@ -132,6 +132,29 @@ def test_what_post_filter_finds_comes_after_the_reasons() -> None:
     assert str(failure) == "0/1 nodes are available: 1 Insufficient cpu. preemption: not helpful"
 
 
+def test_it_is_known_which_nodes_were_rejected_for_what_an_eviction_could_change() -> None:
+    cluster = testing.cluster(
+        [
+            testing.node("full", cpu="1", max_pods="0"),
+            testing.node("small", cpu="500m"),
+            testing.node("gone", max_pods="0"),
+            testing.node("full-too", max_pods="0"),
+        ]
+    )
+    failure = decide(cluster, testing.pod_info("new", {"cpu": "1"})).failure
+    assert failure is not None
+    statuses = failure.statuses
+    assert statuses.rows_with(Code.UNSCHEDULABLE, cluster) == [0, 2, 3]
+    assert statuses.rows_with(Code.UNSCHEDULABLE_AND_UNRESOLVABLE, cluster) == [1]
+    cluster.remove_node("gone")
+    names = [cluster.names[row] for row in statuses.rows_with(Code.UNSCHEDULABLE, cluster)]
+    assert sorted(names) == ["full", "full-too"]
+    statuses.absent = framework.Status(Code.UNSCHEDULABLE)
+    cluster.upsert_node(testing.node("new"))
+    names = [cluster.names[row] for row in statuses.rows_with(Code.UNSCHEDULABLE, cluster)]
+    assert sorted(names) == ["full", "full-too", "new"]
+
+
 def test_a_node_is_told_by_the_first_filter_that_rejects_it() -> None:
     cluster = testing.cluster([testing.node("a", cpu="1", unschedulable=True)])
     failure = decide(cluster, testing.pod_info("new", {"cpu": "2"})).failure

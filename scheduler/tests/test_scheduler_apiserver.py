@@ -14,6 +14,17 @@ pytestmark = pytest.mark.apiserver
 Object = dict[str, Any]
 
 
+def unfit(reasons: str, *, nodes: int = 1, nobody: int | None = None, hopeless: int = 0) -> str:
+    """The whole message: `nobody` nodes without victims, `hopeless` ones where none would help."""
+    counts = {
+        "No preemption victims found for incoming pod": nodes if nobody is None else nobody,
+        "Preemption is not helpful for scheduling": hopeless,
+    }
+    told = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
+    before = f"0/{nodes} nodes are available:"
+    return f"{before} {reasons}. no new claims to deallocate, preemption: {before} {told}."
+
+
 class Gate:
     """Before the scheduler's client: holds bindings back until it is opened."""
 
@@ -69,7 +80,7 @@ async def test_other_schedulers_pods_are_left_alone_but_counted(cluster: Any) ->
         assert await cluster.node_of("theirs") == ""
         await cluster.bind("theirs", "node-a")
         await cluster.pod("too-much", cpu="300m")
-        await cluster.refused("too-much", "0/1 nodes are available: 1 Insufficient cpu.")
+        await cluster.refused("too-much", unfit("1 Insufficient cpu"))
         assert objects.condition(await cluster.get("theirs"), "PodScheduled")["status"] == "True"
 
 
@@ -85,7 +96,7 @@ async def test_a_higher_priority_is_served_first(cluster: Any) -> None:
         await cluster.pod("high", priorityClassName="test-high")
         async with cluster.scheduling():
             await cluster.placed("high")
-            await cluster.refused("low", "0/1 nodes are available: 1 Too many pods.")
+            await cluster.refused("low", unfit("1 Too many pods"))
     finally:
         for name in ("test-low", "test-high"):
             await cluster.api.delete(resources.PRIORITYCLASSES, name)
@@ -121,7 +132,8 @@ async def test_a_profile_decides_for_its_own_scheduler_name(cluster: Any) -> Non
 async def test_a_pod_that_fits_nowhere_is_told_why(cluster: Any) -> None:
     await cluster.node("small", cpu="1")
     await cluster.node("tainted", taints=[{"key": "gpu", "effect": "NoSchedule"}])
-    message = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s)."
+    reasons = "1 Insufficient cpu, 1 node(s) had untolerated taint(s)"
+    message = unfit(reasons, nodes=2, nobody=0, hopeless=2)
     async with cluster.scheduling():
         pod = await cluster.pod("big", cpu="2")
         condition = await cluster.refused("big", message)
@@ -154,7 +166,7 @@ async def test_a_refusal_is_written_once_and_not_again_and_again(cluster: Any) -
         await asyncio.sleep(1.5)
         assert objects.resource_version(await cluster.get("big")) == version
         await cluster.node("node-b", cpu="1")
-        await cluster.refused("big", "0/2 nodes are available: 2 Insufficient cpu.")
+        await cluster.refused("big", unfit("2 Insufficient cpu", nodes=2, nobody=0, hopeless=2))
     again = await cluster.refused("big")
     assert again["lastTransitionTime"] == first["lastTransitionTime"]
 
@@ -174,7 +186,7 @@ async def test_a_changed_label_helps(cluster: Any) -> None:
         await cluster.pod("picky", nodeSelector={"disk": "ssd"})
         await cluster.refused(
             "picky",
-            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+            unfit("1 node(s) didn't match Pod's node affinity/selector", nobody=0, hopeless=1),
         )
         await cluster.api.patch(
             resources.NODES, "node-a", {"metadata": {"labels": {"disk": "ssd"}}}
@@ -190,7 +202,7 @@ async def test_a_lifted_taint_and_an_uncordoned_node_help(cluster: Any) -> None:
         await cluster.api.patch(
             resources.NODES, "node-a", {"spec": {"taints": None, "unschedulable": True}}
         )
-        await cluster.refused("waits", "0/1 nodes are available: 1 node(s) were unschedulable.")
+        await cluster.refused("waits", unfit("1 node(s) were unschedulable", nobody=0, hopeless=1))
         await cluster.api.patch(resources.NODES, "node-a", {"spec": {"unschedulable": None}})
         await cluster.placed("waits")
 
@@ -201,7 +213,7 @@ async def test_a_deleted_pod_makes_room(cluster: Any) -> None:
         await cluster.pod("first", cpu="800m")
         await cluster.placed("first")
         await cluster.pod("second", cpu="800m")
-        await cluster.refused("second", "0/1 nodes are available: 1 Insufficient cpu.")
+        await cluster.refused("second", unfit("1 Insufficient cpu"))
         await cluster.api.delete(resources.PODS, "first", cluster.namespace)
         await cluster.placed("second")
 
@@ -249,8 +261,7 @@ async def test_host_ports_are_taken_once_a_node(cluster: Any) -> None:
         await cluster.pod("three", host_port=8080)
         await cluster.refused(
             "three",
-            "0/2 nodes are available:"
-            " 2 node(s) didn't have free ports for the requested pod ports.",
+            unfit("2 node(s) didn't have free ports for the requested pod ports", nodes=2),
         )
         await cluster.pod("elsewhere", host_port=8081)
         await cluster.placed("elsewhere")
@@ -312,7 +323,7 @@ async def test_a_node_that_somebody_else_filled_meanwhile_counts_as_full(cluster
         await asyncio.wait_for(gate.reached.wait(), 10)
         await cluster.bind("theirs", "node-a")
         await cluster.pod("more", cpu="300m")
-        await cluster.refused("more", "0/1 nodes are available: 1 Insufficient cpu.")
+        await cluster.refused("more", unfit("1 Insufficient cpu"))
         gate.opened.set()
         await cluster.placed("ours")
 

@@ -227,6 +227,9 @@ async def test_the_rights_of_the_stock_scheduler_are_enough(
         await cluster.events("web", "Scheduled")
         await cluster.pod("big", cpu="64")
         await cluster.refused("big")
+        await cluster.pod("vip", cpu="4", priorityClassName="system-cluster-critical")
+        await cluster.placed("vip")
+        await cluster.events("web", "Preempted")
         process.send(signal.SIGTERM)
         assert await process.ends() == 0
         assert not [line for line in process.lines if "level=error" in line]
@@ -259,6 +262,7 @@ async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_leas
         'scheduler_pending_pods{queue="unschedulable"} 1.0',
         f'scheduler_unschedulable_pods{{plugin="NodeResourcesFit",{profile}}} 1.0',
         "scheduler_pod_scheduling_attempts_count 1.0",
+        "scheduler_preemption_attempts_total 1.0",
         'leader_election_master_status{name="whipstaff-scheduler"} 1.0',
     ):
         assert line in metrics.splitlines()
@@ -274,7 +278,10 @@ async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_leas
     assert (decided["feasible"], decided["evaluated"]) == (1, 2)
     assert decided["score"] == sum(decided["scores"].values()) > 0
     _, answer = await process.fetch(f"/debug/decisions?namespace={cluster.namespace}", context)
-    assert json.loads(answer)[-1]["message"] == "0/2 nodes are available: 2 Insufficient cpu."
+    assert json.loads(answer)[-1]["message"] == (
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: "
+        "0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+    )
     assert (await process.fetch("/debug/decisions?limit=x", context))[0] == 400
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
@@ -338,7 +345,7 @@ async def test_a_configuration_file_counts_and_flags_win(
     assert (election["leaderElect"], election["resourceName"]) == (False, "from-file")
     assert await cluster.node_of("other") == ""
     # The stock plugins that are still to be built are named, so that nobody counts on them.
-    assert any("InterPodAffinity" in line for line in process.lines)
+    assert any("DynamicResources" in line for line in process.lines)
 
 
 # Ending, in good order and in bad.

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
 
+from whipstaff.runtime import objects
 from whipstaff.scheduler import (
     binder,
     cluster_state,
@@ -44,13 +45,17 @@ class Notes:
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
         self.conditions: list[tuple[str, str, str]] = []
+        self.nominated: list[tuple[str, str | None]] = []
         self.dropped: list[str] = []
 
     def event(self, regarding: Object, _: str, reason: str, __: str, note: str) -> None:
         self.events.append((regarding["metadata"]["name"], reason, note))
 
-    def set(self, pod: pods.PodInfo, reason: str, message: str) -> None:
+    def set(
+        self, pod: pods.PodInfo, reason: str, message: str, nominated: str | None = None
+    ) -> None:
         self.conditions.append((pod.name, reason, message))
+        self.nominated.append((pod.name, nominated))
 
     def drop(self, uid: str) -> None:
         self.dropped.append(uid)
@@ -76,6 +81,16 @@ class Bindings:
         self.started.append(binding)
 
 
+class Evictions:
+    """Stands in for the evictor: notes who goes for whom."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str, list[str]]] = []
+
+    def start(self, preemptor: pods.PodInfo, node: str, victims: Sequence[pods.PodInfo]) -> None:
+        self.started.append((preemptor.name, node, [victim.name for victim in victims]))
+
+
 class Fault(framework.Plugin):
     """Fails for pods that ask for it, in one of two ways."""
 
@@ -93,6 +108,7 @@ class World:
         self.clock = Clock()
         self.cluster = snapshot.Snapshot()
         self.notes = Notes()
+        self.evictions = Evictions()
         self.measured = metrics.Metrics()
         self.ring = decisions.Decisions()
         self.ready = asyncio.Event()
@@ -112,13 +128,16 @@ class World:
             waiting=self.waiting,
             ready=self.ready,
             cluster=self.cluster,
-            decider=decision.Decider(self.cluster, random.Random(1)),
+            decider=decision.Decider(
+                self.cluster, random.Random(1), promises=self.waiting.promises
+            ),
             profiles={NAME: built},
             latest=self.watched.get,
             recorders={NAME: self.notes},  # type: ignore[dict-item]
             conditions=self.notes,  # type: ignore[arg-type]
             ring=self.ring,
             measured=self.measured,
+            evictor=self.evictions,  # type: ignore[arg-type]
             now=self.clock,
         )
         self.pods = cluster_state.PodHandler(self.cluster, self.waiting, [NAME])
@@ -148,7 +167,13 @@ class World:
 
 
 def raw_pod(
-    name: str, *, cpu: str = "100m", labels: Object | None = None, version: int = 1, **extra: Any
+    name: str,
+    *,
+    cpu: str = "100m",
+    labels: Object | None = None,
+    version: int = 1,
+    priority: int = 0,
+    **extra: Any,
 ) -> Object:
     metadata = {
         "name": name,
@@ -159,7 +184,7 @@ def raw_pod(
         **extra,
     }
     container = {"name": "main", "image": "nginx", "resources": {"requests": {"cpu": cpu}}}
-    spec = {"schedulerName": NAME, "containers": [container]}
+    spec = {"schedulerName": NAME, "priority": priority, "containers": [container]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {}}
 
 
@@ -211,7 +236,10 @@ async def test_each_decision_sees_the_ones_before(world: World) -> None:
     assert sorted(binding.node for binding in bindings.started) == ["node-a", "node-b"]
     [(name, reason, message)] = world.notes.conditions
     assert (name, reason) == ("pod-2", "Unschedulable")
-    assert message == "0/2 nodes are available: 2 Insufficient cpu."
+    assert message == (
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: "
+        "0/2 nodes are available: 2 No preemption victims found for incoming pod."
+    )
     assert world.ring.view(name="pod-2")[0]["message"] == message
 
 
@@ -407,3 +435,102 @@ async def test_what_cannot_be_read_is_left_out_and_harms_nobody(world: World) ->
     world.pod("web")
     bindings = Bindings()
     await world.run(bindings, lambda: bool(bindings.started))
+
+
+# Making room.
+
+
+def full_node(world: World, name: str = "node-a", **settings: Any) -> Object:
+    """A node of one CPU with a pod on it that takes most of it."""
+    world.node(name, cpu="1")
+    raw = on_node(raw_pod(f"low-{name}", cpu="800m", **settings), name)
+    world.watched[f"default/low-{name}"] = raw
+    world.pods.on_add(raw)
+    return raw
+
+
+async def test_a_pod_that_fits_nowhere_has_others_evicted_and_waits_for_their_node(
+    world: World,
+) -> None:
+    full_node(world)
+    world.pod("high", cpu="800m", priority=10)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.evictions.started == [("high", "node-a", ["low-node-a"])]
+    assert world.notes.nominated == [("high", "node-a")]
+    assert world.notes.conditions[0][2] == "0/1 nodes are available: 1 Insufficient cpu."
+    assert [pod.name for pod in world.waiting.promises.pods_on("node-a")] == ["high"]
+    assert world.measured.preemption_attempts == 1
+
+
+async def test_the_room_is_for_the_pod_that_it_was_made_for(world: World) -> None:
+    low = full_node(world)
+    world.pod("high", cpu="800m", priority=10)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    world.pods.on_delete(low)
+    world.clock.time += 20
+    world.pod("rival", cpu="300m", priority=5)
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started) and len(world.notes.conditions) > 1)
+    assert [binding.pod.name for binding in bindings.started] == ["high"]
+    assert world.notes.conditions[-1][0] == "rival"
+    assert len(world.waiting.promises) == 0  # it is on its node, and counted there
+
+
+async def test_where_nothing_helps_a_promise_is_taken_back(world: World) -> None:
+    raw = full_node(world, priority=20)
+    world.pod("high", cpu="800m", priority=10)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.evictions.started == []
+    assert world.notes.nominated == [("high", "")]
+    assert objects.name(raw) == "low-node-a"
+
+
+@pytest.mark.parametrize("labels", [{"refuse": ""}, {"crash": ""}])
+async def test_an_error_takes_a_promise_back(world: World, labels: Object) -> None:
+    full_node(world)
+    world.pod("broken", labels=labels)
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.notes.nominated == [("broken", "")]
+    assert world.evictions.started == []
+
+
+async def test_a_refused_binding_takes_a_promise_back(world: World) -> None:
+    world.node("node-a")
+    world.pod("web")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))
+    world.settle(bindings.started[0], binder.Outcome.REFUSED, "no")
+    assert world.notes.nominated == [("web", "")]
+
+
+async def test_nobody_is_evicted_for_a_pod_that_went_meanwhile(world: World) -> None:
+    full_node(world)
+    world.pod("high", cpu="800m", priority=10)
+    del world.watched["default/high"]
+    await world.run(Bindings(), lambda: not world.waiting.lengths()["active"])
+    assert world.evictions.started == []
+    assert len(world.waiting.promises) == 0
+
+
+@pytest.mark.parametrize("end", ["deleted", "elsewhere"])
+async def test_who_left_room_for_a_pod_is_tried_when_it_needs_it_no_more(
+    world: World, end: str
+) -> None:
+    world.node("node-a", cpu="1")
+    told = {**raw_pod("first", cpu="800m", priority=10), "status": {"nominatedNodeName": "node-a"}}
+    world.waiting.promises.add(pods.PodInfo.from_object(told), "node-a")
+    world.pod("rival", cpu="800m", priority=5)
+    world.pod("boss", cpu="2", priority=20)
+    await world.run(Bindings(), lambda: len(world.notes.conditions) == 2)
+    assert world.waiting.lengths()["unschedulable"] == 2
+    world.clock.time += 20
+    if end == "deleted":
+        world.pods.on_delete(told)
+    else:
+        world.pods.on_update(told, {**raw_pod("first", version=2, priority=10), "status": {}})
+    assert len(world.waiting.promises) == 0
+    places = {name: world.waiting.get(f"default/{name}") for name in ("rival", "boss")}
+    assert {name: queued.place for name, queued in places.items() if queued} == {
+        "rival": "active",
+        "boss": "unschedulable",
+    }

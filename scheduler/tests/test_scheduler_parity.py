@@ -30,6 +30,11 @@ Scores = dict[str, dict[str, int]]  # by node, by plugin
 
 MI = 1024 * 1024
 GPU = "example.com/gpu"
+HOST = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
+KEYS = [HOST, ZONE, "zone"]
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 API_VERSION = "kubescheduler.config.k8s.io/v1"
 IMAGES = ["web:latest", "db:1", "setup:1"]
 THREE = [{"name": name, "weight": 1} for name in ("cpu", "memory", GPU)]
@@ -57,8 +62,25 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "packing": {
         "NodeResourcesFit": {"scoringStrategy": PACKING},
         "NodeResourcesBalancedAllocation": {"resources": THREE},
+        "PodTopologySpread": {
+            "defaultingType": "List",
+            "defaultConstraints": [
+                {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+                {"maxSkew": 3, "topologyKey": HOST, "whenUnsatisfiable": "DoNotSchedule"},
+            ],
+        },
+        "InterPodAffinity": {
+            "hardPodAffinityWeight": 7,
+            "ignorePreferredTermsOfExistingPods": False,
+        },
     },
-    "ratio": {"NodeResourcesFit": {"scoringStrategy": RATIO}},
+    "ratio": {
+        "NodeResourcesFit": {"scoringStrategy": RATIO},
+        "InterPodAffinity": {
+            "hardPodAffinityWeight": 1,
+            "ignorePreferredTermsOfExistingPods": True,
+        },
+    },
 }
 TERMS: list[Object] = [
     {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "c"]}]},
@@ -99,11 +121,15 @@ class Maker:
             cpu=choice(["4", "4", "7", "1500m", "0"]),
             memory=choice(["2Gi", "3Gi", "5Gi", "7777777k"]),
             max_pods=choice(["110", "110", "3"]),
-            labels=self.some(
-                zone=["a", "a", "b", None],
-                disk=["ssd", "ssd", "hdd", None],
-                rank=["1", "7", "many", None],
-            ),
+            labels={
+                HOST: name,
+                **self.some(
+                    zone=["a", "a", "b", None],
+                    disk=["ssd", "ssd", "hdd", None],
+                    rank=["1", "7", "many", None],
+                    **{ZONE: ["x", "y", "y", "z", None]},
+                ),
+            },
             taints=[
                 {"key": key, "value": choice(["", "v"]), "effect": choice(effects)}
                 for key in ("k", "l")
@@ -146,29 +172,88 @@ class Maker:
     def terms(self) -> list[Object]:
         return self.rng.sample(TERMS, self.rng.randint(1, 2))
 
-    def pod(self, name: str) -> Object:
-        affinity: Object = {}
+    def selector(self) -> Object:
+        choices: list[Object] = [
+            {"matchLabels": {"app": "web"}},
+            {"matchLabels": {"app": "db"}},
+            {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
+            {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]},
+            {},
+        ]
+        return self.rng.choice(choices)
+
+    def constraints(self) -> list[Object]:
+        return [
+            {
+                "maxSkew": self.rng.randint(1, 3),
+                "topologyKey": self.rng.choice(KEYS),
+                "whenUnsatisfiable": self.rng.choice(["DoNotSchedule", "ScheduleAnyway"]),
+                "labelSelector": self.selector(),
+                **self.some(
+                    minDomains=[None, None, 3],
+                    nodeAffinityPolicy=[None, "Ignore"],
+                    nodeTaintsPolicy=[None, "Honor"],
+                    matchLabelKeys=[None, None, ["track"]],
+                ),
+            }
+            for _ in range(self.rng.randint(1, 2))
+        ]
+
+    def pod_terms(self, *, weighed: bool) -> list[Object]:
+        terms = [
+            {
+                "topologyKey": self.rng.choice(KEYS),
+                "labelSelector": self.selector(),
+                **self.some(
+                    namespaces=[None, None, None, ["default", "other"], ["other"]],
+                    namespaceSelector=[None, None, None, {}, {"matchLabels": {"no": "match"}}],
+                    matchLabelKeys=[None, None, None, ["track"]],
+                ),
+            }
+            for _ in range(self.rng.randint(1, 2))
+        ]
+        if not weighed:
+            return terms
+        weight = self.rng.choice([1, 10, 100])
+        return [{"weight": weight, "podAffinityTerm": term} for term in terms]
+
+    def affinity(self) -> Object:
+        made: Object = {"nodeAffinity": {}, "podAffinity": {}, "podAntiAffinity": {}}
         if self.seldom():
-            required = "requiredDuringSchedulingIgnoredDuringExecution"
-            affinity[required] = {"nodeSelectorTerms": self.terms()}
+            made["nodeAffinity"][REQUIRED] = {"nodeSelectorTerms": self.terms()}
         if self.seldom(2):
-            affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [
+            made["nodeAffinity"][PREFERRED] = [
                 {"weight": 3 + index, "preference": term} for index, term in enumerate(self.terms())
             ]
-        spec: Object = {"affinity": {"nodeAffinity": affinity}, "terminationGracePeriodSeconds": 0}
+        for kind in ("podAffinity", "podAntiAffinity"):
+            if self.seldom(7):
+                made[kind][REQUIRED] = self.pod_terms(weighed=False)
+            if self.seldom(4):
+                made[kind][PREFERRED] = self.pod_terms(weighed=True)
+        return made
+
+    def pod(self, name: str) -> Object:
+        spec: Object = {"affinity": self.affinity(), "terminationGracePeriodSeconds": 0}
+        if self.seldom(4):
+            spec["topologySpreadConstraints"] = self.constraints()
         if self.seldom():
             spec["initContainers"] = [self.container(index, starts=True) for index in (7, 8)]
         if self.seldom():
             spec["resources"] = {"requests": {"cpu": "10", "memory": "5Gi"}}
         if self.seldom(8):
             spec["nodeSelector"] = {"zone": "a"}
-        return testing.pod(
+        made = testing.pod(
             name,
+            labels=self.some(app=["web", "web", "db", None], track=["1", None]),
             containers=[self.container(index) for index in range(self.rng.randint(1, 2))],
             tolerations=self.rng.sample(TOLERATIONS, self.rng.randint(0, 2)),
             schedulerName=self.rng.choice(list(ARGUMENTS)),
             **spec,
         )
+        if self.seldom(3):
+            owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "owner", "uid": "u"}
+            made["metadata"]["ownerReferences"] = [{**owner, "controller": True}]
+        return made
 
 
 def configuration(plane: control_plane.ControlPlane) -> Object:
@@ -258,6 +343,27 @@ async def outcome(api: client.Client, name: str) -> Object:
         await asyncio.sleep(0.02)
 
 
+async def create_workloads(api: client.Client, cluster: snapshot.Snapshot) -> None:
+    """A Service and a ReplicaSet by which pods without constraints are spread."""
+    containers = [{"name": "main", "image": "web"}]
+    labels = {"track": "1"}
+    made: list[tuple[resources.Resource, Object]] = [
+        (resources.SERVICES, {"selector": {"app": "web"}, "ports": [{"port": 80}]}),
+        (
+            resources.REPLICASETS,
+            {
+                "replicas": 0,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}},
+            },
+        ),
+    ]
+    for resource, spec in made:
+        body = {"metadata": {"name": "owner"}, "spec": spec}
+        cluster.workloads.put(resource, await api.create(resource, body, "default"))
+    cluster.namespaces.put(await api.get(resources.NAMESPACES, "default"))
+
+
 async def created_pods(api: client.Client, maker: Maker, count: int) -> AsyncIterator[Object]:
     """So many pods that the API server takes: not every random pod is a valid one."""
     made = 0
@@ -289,8 +395,9 @@ async def test_our_scores_and_reasons_are_the_stock_schedulers(
             created = await api.create(resources.NODES, raw)
             created["status"] = raw["status"]
             cluster.upsert_node(await api.update(resources.NODES, created, subresource="status"))
+        await create_workloads(api, cluster)
         with stock_scheduler(own_apiserver, tmp_path) as log:
-            async for raw in created_pods(api, maker, 60):
+            async for raw in created_pods(api, maker, 80):
                 pod = pods.PodInfo.from_object(raw)
                 plugins = profiles[pod.scheduler_name]
                 decided = decider.decide(pod, plugins)
@@ -298,10 +405,10 @@ async def test_our_scores_and_reasons_are_the_stock_schedulers(
                 chosen = stock["spec"].get("nodeName")
                 if chosen is None:
                     unfit += 1
-                    # What follows the reasons is about preemption, which isn't built here yet.
-                    assert stock["status"]["conditions"][0]["message"].startswith(
-                        str(decided.failure)
-                    )
+                    assert decided.failure is not None
+                    decider.post_filter(pod, plugins, decided.failure)
+                    message = stock["status"]["conditions"][0]["message"]
+                    assert message == str(decided.failure)
                     await api.delete(resources.PODS, pod.name, "default", grace_period_seconds=0)
                     continue
                 ours[pod.name] = our_scores(cluster, pod, plugins)

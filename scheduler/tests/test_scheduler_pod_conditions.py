@@ -175,3 +175,84 @@ async def test_draining_does_not_wait_for_ever() -> None:
     conditions.set(info(raw_pod()), "Unschedulable", "too big")
     await conditions.drain(0.01)
     assert server.patches == []
+
+
+# The node that the pod waits for.
+
+
+def nominations(server: Server) -> list[Any]:
+    return [body["status"].get("nominatedNodeName", "unsaid") for body in server.patches]
+
+
+async def test_the_node_is_written_with_the_reason() -> None:
+    server = Server()
+    raw = raw_pod()
+    conditions = writer(server, raw)
+    conditions.set(info(raw), "Unschedulable", "no room", "node-a")
+    await conditions.drain(1)
+    assert nominations(server) == ["node-a"]
+    assert server.messages() == ["no room"]
+
+
+async def test_a_node_is_taken_back_and_nothing_else_is_touched() -> None:
+    server = Server()
+    raw = raw_pod(conditions=[refused("no room")])
+    raw["status"]["nominatedNodeName"] = "node-a"
+    conditions = writer(server, raw)
+    conditions.nominate(info(raw), "")
+    await conditions.drain(1)
+    assert [body["status"] for body in server.patches] == [{"nominatedNodeName": None}]
+    assert server.patches[0]["metadata"] == {"uid": "uid-1", "resourceVersion": "1"}
+
+
+@pytest.mark.parametrize("nominated", [None, "node-a"])
+async def test_what_the_status_says_already_is_not_written_again(nominated: str | None) -> None:
+    server = Server()
+    raw = raw_pod(conditions=[refused("no room")])
+    raw["status"]["nominatedNodeName"] = "node-a"
+    conditions = writer(server, raw)
+    conditions.set(info(raw), "Unschedulable", "no room", nominated)
+    await conditions.drain(1)
+    assert server.patches == []
+
+
+async def test_a_newer_word_adds_to_one_that_is_not_written_yet() -> None:
+    server = Server()
+    raw = raw_pod()
+    conditions = writer(server, raw)
+    conditions.set(info(raw), "Unschedulable", "no room", "node-a")
+    conditions.set(info(raw), "Unschedulable", "still no room")
+    await conditions.drain(1)
+    assert nominations(server) == ["node-a"]
+    assert server.messages() == ["still no room"]
+
+
+async def test_what_is_taken_back_while_it_is_being_written_is_written_after_it() -> None:
+    server = Server()
+    server.hold.clear()
+    raw = raw_pod()
+    conditions = writer(server, raw)
+    conditions.nominate(info(raw), "node-a")
+    await asyncio.sleep(0)
+    # What the watch shows is still the old status, which says nothing.
+    conditions.nominate(info(raw), "")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    raw["status"]["nominatedNodeName"] = "node-a"
+    server.hold.set()
+    await conditions.drain(1)
+    assert nominations(server) == ["node-a", None]
+
+
+async def test_a_write_that_failed_is_made_up_for_by_the_next() -> None:
+    server = Server(errors.ServerError(500, "InternalError", "oops"))
+    server.hold.clear()
+    raw = raw_pod()
+    conditions = writer(server, raw)
+    conditions.set(info(raw), "Unschedulable", "no room", "node-a")
+    await asyncio.sleep(0)
+    conditions.set(info(raw), "Unschedulable", "still no room")
+    server.hold.set()
+    await conditions.drain(1)
+    assert nominations(server) == ["node-a"]
+    assert server.messages() == ["still no room"]

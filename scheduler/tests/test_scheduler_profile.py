@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import framework, pernode, plugin_sets, pods, profile
+from whipstaff.scheduler import (
+    app,
+    configuration,
+    framework,
+    pernode,
+    plugin_sets,
+    pods,
+    profile,
+)
 
 HERE = "whipstaff_test_plugins"
 
@@ -47,7 +55,11 @@ def _module(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_profile_asks_in_upstreams_order() -> None:
     built = profile.default_profile("default-scheduler")
 
-    assert [plugin.name for plugin in built.pre_enqueue] == ["SchedulingGates"]
+    assert [plugin.name for plugin in built.pre_enqueue] == [
+        "SchedulingGates",
+        "DefaultPreemption",
+    ]
+    assert [plugin.name for plugin in built.post_filters] == ["DefaultPreemption"]
     assert built.queue_sort.name == "PrioritySort"
     assert [entry.name for entry in built.filters] == [
         "NodeUnschedulable",
@@ -56,12 +68,15 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodeAffinity",
         "NodePorts",
         "NodeResourcesFit",
-        "Unsupported",
+        "PodTopologySpread",
+        "InterPodAffinity",
     ]
     assert [(entry.name, entry.weight) for entry in built.scorers] == [
         ("TaintToleration", 3),
         ("NodeAffinity", 2),
         ("NodeResourcesFit", 1),
+        ("PodTopologySpread", 2),
+        ("InterPodAffinity", 2),
         ("NodeResourcesBalancedAllocation", 1),
         ("ImageLocality", 1),
     ]
@@ -69,14 +84,18 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "Unsupported",
         "NodeAffinity",
         "NodePorts",
+        "PodTopologySpread",
+        "InterPodAffinity",
     ]
 
 
-def test_everything_that_ships_is_asked_once_for_pods_that_look_alike() -> None:
+def test_what_looks_at_no_other_pods_is_asked_once_for_pods_that_look_alike() -> None:
     built = profile.default_profile("default-scheduler")
 
-    assert {entry.name for entry in built.filters if not entry.kept} == {"Unsupported"}
-    assert all(entry.kept and entry.shipped for entry in built.scorers)
+    others = {"PodTopologySpread", "InterPodAffinity"}
+    assert {entry.name for entry in built.filters if not entry.kept} == others
+    assert {entry.name for entry in built.scorers if not entry.kept} == others
+    assert all(entry.shipped for entry in built.scorers)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +104,7 @@ def test_everything_that_ships_is_asked_once_for_pods_that_look_alike() -> None:
         ("NodeResourcesFit", "preFilter", True),
         ("NodeResourcesFit", "bind", False),
         # Not built here, yet files that name them load.
-        ("PodTopologySpread", "filter", True),
+        ("VolumeZone", "filter", True),
         ("DefaultBinder", "bind", True),
         (f"{HERE}:Takes", "filter", True),
         (f"{HERE}:Takes", "score", False),
@@ -190,3 +209,18 @@ def test_pre_score_runs_only_where_it_is_enabled() -> None:
 
     assert without.pre_score is None
     assert with_it.pre_score is not None
+
+
+def test_rights_to_evict_are_only_asked_for_where_somebody_evicts() -> None:
+    def rights(*disabled: str) -> set[str]:
+        plugins = plugin_sets.merge({"multiPoint": plugin_sets.PluginSet((), disabled)})
+        wanted = configuration.Profile("mine", plugins)
+        return {
+            f"{access.verb} {access.resource.name}"
+            for access in app.access(configuration.Configuration(profiles=(wanted,)))
+        }
+
+    assert rights() - rights("DefaultPreemption") == {
+        "delete pods",
+        *(f"{verb} poddisruptionbudgets.policy" for verb in ("get", "list", "watch")),
+    }

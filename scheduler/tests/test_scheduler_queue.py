@@ -466,6 +466,34 @@ def test_activate_moves_a_pod_whatever_it_waits_for(waiting: queue.SchedulingQue
     assert queued.place == queue.ACTIVE
 
 
+def test_a_move_can_be_for_those_up_to_a_priority(waiting: queue.SchedulingQueue) -> None:
+    for name, priority in (("low", 1), ("high", 2)):
+        waiting.add(pod(name, priority=priority))
+        refuse(waiting, "NodeResourcesFit")
+    event = cluster_events.ASSIGNED_POD_DELETE
+    waiting.move_all(event, assigned("gone"), None, up_to=1)
+    assert waiting.lengths()["unschedulable"] == 1
+    high = waiting.get("default/high")
+    assert high is not None
+    assert high.place == "unschedulable"
+
+
+def test_a_promise_is_kept_as_long_as_the_pod_waits(waiting: queue.SchedulingQueue) -> None:
+    def nominated(name: str, node: str) -> pods.PodInfo:
+        raw = raw_pod(name)
+        raw["status"]["nominatedNodeName"] = node
+        return pods.PodInfo.from_object(raw)
+
+    first = nominated("web", "node-1")
+    waiting.add(first)
+    assert [found.name for found in waiting.promises.pods_on("node-1")] == ["web"]
+    waiting.update(first.raw, nominated("web", "node-2"))
+    assert not waiting.promises.pods_on("node-1")
+    assert [found.name for found in waiting.promises.pods_on("node-2")] == ["web"]
+    waiting.delete("default/web")
+    assert len(waiting.promises) == 0
+
+
 def test_one_pod_can_be_left_out_of_a_move(waiting: queue.SchedulingQueue) -> None:
     waiting.add(pod("web"))
     queued = refuse(waiting, "NodeResourcesFit")

@@ -7,8 +7,6 @@ import pytest
 
 from whipstaff.scheduler import decision, framework, pods, profile, pruning, snapshot, testing
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 DEFAULT = profile.default_profile("default-scheduler")
 
 
@@ -20,18 +18,9 @@ def decide(cluster: snapshot.Snapshot, **pod: Any) -> decision.Decision:
     )
 
 
-TERM = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}
-
-
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ({"affinity": {"podAffinity": {REQUIRED: [TERM]}}}, "InterPodAffinity"),
-        ({"affinity": {"podAntiAffinity": {REQUIRED: [TERM]}}}, "InterPodAffinity"),
-        (
-            {"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]},
-            "PodTopologySpread",
-        ),
         ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}, "persistent"),
         ({"volumes": [{"name": "v", "ephemeral": {}}]}, "generic ephemeral volumes"),
         ({"volumes": [{"name": "v", "iscsi": {}}]}, "iscsi volumes"),
@@ -64,73 +53,9 @@ def test_a_pod_that_needs_what_is_not_built_stays_pending_and_is_told_why(
 @pytest.mark.parametrize(
     "spec",
     [
-        {"affinity": {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": TERM}]}}},
-        {"topologySpreadConstraints": [{"whenUnsatisfiable": "ScheduleAnyway"}]},
         {"volumes": [{"name": "v", "configMap": {}}, {"name": "w", "emptyDir": {}}]},
         {"volumes": [{"name": "v", "projected": {}}], "hostUsers": False},
     ],
 )
-def test_what_is_only_preferred_or_needs_no_filter_is_placed(spec: dict[str, Any]) -> None:
+def test_what_needs_no_filter_is_placed(spec: dict[str, Any]) -> None:
     assert decide(testing.cluster([testing.node("a")]), **spec).node == "a"
-
-
-def holder(**term: Any) -> dict[str, Any]:
-    affinity = {"podAntiAffinity": {REQUIRED: [{**TERM, **term}]}}
-    return testing.pod("holder", node_name="a", affinity=affinity)
-
-
-def zones(*placed: dict[str, Any]) -> snapshot.Snapshot:
-    return testing.cluster(
-        [
-            testing.node("a", labels={"zone": "x"}),
-            testing.node("b", labels={"zone": "x"}),
-            testing.node("c", labels={"zone": "y"}),
-            testing.node("d"),
-        ],
-        placed,
-    )
-
-
-def test_a_pod_that_others_keep_away_stays_out_of_their_zone() -> None:
-    failure_free = decide(zones(holder()), labels={"app": "web"})
-    assert failure_free.feasible == 2
-    assert failure_free.node in ("c", "d")
-
-    confined = {"nodeSelector": {"zone": "x"}}
-    failure = decide(zones(holder()), labels={"app": "web"}, **confined).failure
-    assert failure is not None
-    assert str(failure) == (
-        "0/4 nodes are available: 2 node(s) didn't match Pod's node affinity/selector, "
-        "2 node(s) didn't satisfy existing pods anti-affinity rules."
-    )
-
-
-@pytest.mark.parametrize(
-    ("pod", "term", "feasible"),
-    [
-        ({"labels": {"app": "db"}}, {}, 4),
-        ({"labels": {"app": "web"}, "namespace": "other"}, {}, 4),
-        ({"labels": {"app": "web"}, "namespace": "other"}, {"namespaces": ["other"]}, 2),
-        ({"labels": {"app": "web"}}, {"namespaces": ["other"]}, 4),
-        # Labels of namespaces aren't known here, so a selector of them may mean any.
-        ({"labels": {"app": "web"}, "namespace": "other"}, {"namespaceSelector": {}}, 2),
-        ({"labels": {"app": "web"}}, {"topologyKey": "rack"}, 4),
-        ({"labels": {"app": "web"}}, {"labelSelector": None}, 4),
-        (
-            {"labels": {"app": "web"}},
-            {"labelSelector": {"matchExpressions": [{"key": "app", "operator": "Like"}]}},
-            4,
-        ),
-    ],
-)
-def test_only_pods_that_the_term_means_are_kept_away(
-    pod: dict[str, Any], term: dict[str, Any], feasible: int
-) -> None:
-    assert decide(zones(holder(**term)), **pod).feasible == feasible
-
-
-def test_when_the_pod_that_keeps_others_away_goes_they_may_come() -> None:
-    cluster = zones(holder())
-    cluster.remove_pod("uid-default-holder")
-
-    assert decide(cluster, labels={"app": "web"}).feasible == 4

@@ -391,3 +391,60 @@ def test_requests_beyond_a_column_are_told_apart() -> None:
     assert requested(cluster, "a") == [2000, 0, 0, 1]
     assert cluster.allocatable.shape == (1, 4)
     assert requests.Requests(milli_cpu=1000) in cluster._vectors
+
+
+def test_the_lowest_priority_on_each_node_is_kept_true() -> None:
+    cluster = testing.cluster([testing.node("a"), testing.node("b")])
+    nobody = np.iinfo(np.int64).max
+    assert cluster.lowest_priority().tolist() == [nobody, nobody]
+    for name, node, priority in (("one", "a", 5), ("two", "a", -3), ("three", "b", 7)):
+        cluster.add_pod(testing.pod_info(name, node_name=node, priority=priority))
+    assert cluster.lowest_priority().tolist() == [-3, 7]
+    two = cluster.remove_pod("uid-default-two")
+    assert two is not None
+    assert cluster.lowest_priority().tolist() == [5, 7]
+    cluster.remove_node("a")
+    assert cluster.lowest_priority().tolist() == [7]
+    cluster.add_pod(two)
+    cluster.upsert_node(testing.node("a"))
+    assert dict(zip(cluster.names, cluster.lowest_priority().tolist(), strict=True)) == {
+        "b": 7,
+        "a": -3,
+    }
+
+
+def test_pods_set_aside_for_a_moment_come_back_as_they_were() -> None:
+    placed = [
+        testing.pod("one", {"cpu": "1", "example.com/gpu": "2"}, node_name="a"),
+        testing.pod("two", containers=[testing.container(host_ports=[80])], node_name="a"),
+        testing.pod("lost", {"cpu": "1"}, node_name="gone"),
+    ]
+    cluster = testing.cluster([testing.node("a"), testing.node("b")], placed)
+    assumed = cluster.assume(testing.pod_info("three", {"cpu": "2"}), "b")
+    moved = [*cluster.pods_on("a"), *cluster.pods_on("gone"), assumed]
+    requested, version = cluster.requested.copy(), cluster.version
+    cluster.set_aside(cluster.moved(moved))
+    assert not cluster.requested.any()
+    assert not cluster.pod_counts.any()
+    assert list(cluster.ports()) == []
+    assert not cluster.pods_on("a")
+    cluster.put_in(cluster.moved(moved))
+    assert cluster.requested.tolist() == requested.tolist()
+    assert cluster.pod_counts.tolist() == [2, 1]
+    assert [pod.name for pod in cluster.pods_on("a")] == ["one", "two"]
+    assert cluster.is_assumed(assumed.uid)
+    assert (cluster.pods_version > version).all()
+
+
+def test_a_pod_put_in_may_bring_a_resource_that_nobody_named_before() -> None:
+    cluster = testing.cluster([testing.node("a")])
+    asked = [{"cpu": "1"}, {"example.com/gpu": "2"}]
+    visitors = [
+        testing.pod_info(f"p{index}", each, node_name="a") for index, each in enumerate(asked)
+    ]
+    cluster.put_in(cluster.moved(visitors))
+    column = cluster.column_of("example.com/gpu")
+    assert column is not None
+    assert cluster.requested[0, [0, column]].tolist() == [1000, 2]
+    cluster.set_aside(cluster.moved(visitors))
+    assert not cluster.requested.any()

@@ -13,7 +13,8 @@ import contextlib
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import prometheus_client
 from aiohttp import web
@@ -38,7 +39,11 @@ from whipstaff.scheduler import (
     cycle,
     decision,
     decisions,
+    evictions,
+    framework,
     metrics,
+    namespaces,
+    nominator,
     plugin_sets,
     pod_conditions,
     pods,
@@ -47,7 +52,9 @@ from whipstaff.scheduler import (
     queue,
     queueing_hints,
     snapshot,
+    workloads,
 )
+from whipstaff.scheduler.plugins import defaultpreemption
 
 DRAIN_BINDINGS = 10.0
 DRAIN_WRITES = 3.0
@@ -58,6 +65,8 @@ EVENTS_WAITING = 10_000
 """Each event costs the API server as much as a binding, so a burst of pods is bound first and told
 of afterwards."""
 
+PREEMPTION = defaultpreemption.DefaultPreemption.name
+
 USER_AGENT = "whipstaff-scheduler"
 
 _log = logs.get("scheduler")
@@ -67,7 +76,12 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
     """The rights without which the scheduler can't do its work."""
     needed = [
         preflight.Access(verb, resource)
-        for resource in (resources.PODS, resources.NODES)
+        for resource in (
+            resources.PODS,
+            resources.NODES,
+            resources.NAMESPACES,
+            *workloads.RESOURCES,
+        )
         for verb in ("get", "list", "watch")
     ]
     needed += [
@@ -75,6 +89,12 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
         preflight.Access("patch", resources.PODS, "status"),
         preflight.Access("create", resources.EVENTS),
     ]
+    if any(PREEMPTION in wanted.names() for wanted in settings.profiles):
+        needed.append(preflight.Access("delete", resources.PODS))
+        needed += [
+            preflight.Access(verb, resources.PODDISRUPTIONBUDGETS)
+            for verb in ("get", "list", "watch")
+        ]
     election = settings.leader_election
     if election.leader_elect:
         space, name = election.resource_namespace, election.resource_name
@@ -154,6 +174,7 @@ class Scheduler:
             initial_backoff=settings.pod_initial_backoff,
             max_backoff=settings.pod_max_backoff,
             wake=ready.set,
+            promises=(promises := nominator.Nominator()),
         )
         self._pods = informer.Informer(
             api,
@@ -162,8 +183,13 @@ class Scheduler:
             transform=pruning.pod,
         )
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
+        self._budgets = _budgets(api, profiles)
         self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
         self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
+        self._others = [
+            *workloads.informers(api, self._cluster.workloads),
+            *namespaces.informers(api, self._cluster.namespaces),
+        ]
         self._recorders = {
             name: events.Recorder(
                 side_api,
@@ -176,19 +202,40 @@ class Scheduler:
             for name in profiles
         }
         self._conditions = pod_conditions.ConditionWriter(api, self._pods.get, now=time.time)
+        self._evictor = evictions.Evictor(
+            api,
+            latest=self._pods.get,
+            promises=promises,
+            conditions=self._conditions,
+            recorders=self._recorders,
+            activate=self._waiting.activate,
+            measured=self._measured,
+            clock=time.monotonic,
+            now=time.time,
+        )
+        around = _Surroundings(
+            random.Random(",".join(profiles)), self._pods, self._budgets, promises, self._evictor
+        )
+        for built in profiles.values():
+            for plugin in built.plugins.values():
+                if isinstance(plugin, framework.SurroundedPlugin):
+                    plugin.settle(around)
         self._cycle = cycle.Cycle(
             waiting=self._waiting,
             ready=ready,
             cluster=self._cluster,
             # Seeded by name: choices among equals are the same in every run of this scheduler, and
             # others in another one beside it.
-            decider=decision.Decider(self._cluster, random.Random(",".join(profiles))),
+            decider=decision.Decider(
+                self._cluster, random.Random(",".join(profiles)), promises=promises
+            ),
             profiles=profiles,
             latest=self._pods.get,
             recorders=self._recorders,
             conditions=self._conditions,
             ring=self._ring,
             measured=self._measured,
+            evictor=self._evictor,
         )
         self._bindings = binder.Binder(api, self._cycle.settled)
         self._elector: leases.LeaderElector | None = None
@@ -218,7 +265,7 @@ class Scheduler:
                     await self._elector.run(self._lead)
             finally:
                 self._stopping = True
-                await asyncio.gather(self._pods.stop(), self._nodes.stop())
+                await asyncio.gather(*(watched.stop() for watched in self._watched()))
                 for writer in writers:
                     writer.cancel()
 
@@ -226,14 +273,18 @@ class Scheduler:
         """Starts to watch, once. An informer that fails takes the process with it."""
         if not self._watching:
             self._watching = True
-            # Nodes first: a pod is decided about only when both are there.
-            for watched in (self._nodes, self._pods):
+            for watched in self._watched():
                 self._background.create_task(_follow(watched.start()))
+
+    def _watched(self) -> list[informer.Informer]:
+        """Pods last: they are decided about only when all that matters to them is there."""
+        budgets = [] if self._budgets is None else [self._budgets]
+        return [*self._others, *budgets, self._nodes, self._pods]
 
     async def _lead(self) -> None:
         self._watch()
-        await self._nodes.wait_synced()
-        await self._pods.wait_synced()
+        for watched in self._watched():
+            await watched.wait_synced()
         self._synced()
         _log.info("scheduling", nodes=len(self._cluster), pods=self._cluster.pod_count)
         try:
@@ -250,6 +301,7 @@ class Scheduler:
         given_up = await self._bindings.drain(DRAIN_BINDINGS if leading else 0)
         if given_up:
             _log.warning("bindings given up", count=given_up)
+        await self._evictor.drain(DRAIN_WRITES if leading else 0)
         await self._conditions.drain(DRAIN_WRITES if leading else 0)
 
     # What it shows.
@@ -279,8 +331,9 @@ class Scheduler:
             self._elector.check()
 
     def _check_synced(self) -> None:
-        if not (self._pods.synced.is_set() and self._nodes.synced.is_set()):
-            raise errors.WhipstaffError("pods and nodes are not read yet")
+        if missing := [each for each in self._watched() if not each.synced.is_set()]:
+            names = ", ".join(each.resource.name for each in missing)
+            raise errors.WhipstaffError(f"not read yet: {names}")
 
     def _check_running(self) -> None:
         if self._stopping:
@@ -305,6 +358,38 @@ class Scheduler:
                 limit=int(limit) if limit else None,
             )
         )
+
+
+class _Surroundings:
+    """What plugins may look at beside the pod and the snapshot."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        watched: informer.Informer,
+        budgets: informer.Informer | None,
+        promises: nominator.Nominator,
+        evictor: evictions.Evictor,
+    ) -> None:
+        self.random = rng
+        self.latest = watched.get
+        self.nominated_node = promises.node_of
+        self.is_preempting = evictor.is_preempting
+        self.time = time.time
+        self._budgets = budgets
+
+    def budgets(self) -> Iterable[Mapping[str, Any]]:
+        """Every PodDisruptionBudget."""
+        return () if self._budgets is None else self._budgets.list()
+
+
+def _budgets(
+    api: client.Client, profiles: Mapping[str, profile.Profile]
+) -> informer.Informer | None:
+    """Watches PodDisruptionBudgets, if anybody wants to know them."""
+    if any(PREEMPTION in built.plugins for built in profiles.values()):
+        return informer.Informer(api, resources.PODDISRUPTIONBUDGETS)
+    return None
 
 
 async def run(

@@ -8,8 +8,9 @@ change is told to the queue as a `ClusterEvent`, because it may be what a waitin
 A pod that the cycle has assumed is confirmed by the watch when it shows the pod on its node, and
 forgotten when the pod is deleted before that.
 
-Answers to `pkg/scheduler/eventhandlers.go`. Left out: resources other than pods and nodes, which
-come with the plugins that need them.
+Answers to `pkg/scheduler/eventhandlers.go`. Services, owners and namespaces, which no pod waits
+for, are read by `workloads` and `namespaces`. Left out: resources that come with the plugins that
+need them.
 """
 
 from collections.abc import Collection
@@ -55,7 +56,7 @@ class PodHandler:
             self._assigned_changed(old, new)
         elif new["spec"].get("nodeName"):
             self._assigned(new)
-            self._waiting.delete(objects.key(new))
+            self._waits_no_more(new)
         elif self._is_ours(new):
             self._waiting_changed(old, new)
 
@@ -64,10 +65,12 @@ class PodHandler:
 
         What was last seen of it may be old, so both places are cleared.
         """
-        self._waiting.delete(objects.key(obj))
+        self._waits_no_more(obj)
         removed = self._cluster.remove_pod(objects.uid(obj))
         if removed is not None:
             self._freed(removed.raw, removed.node_name)
+        elif not obj["spec"].get("nodeName"):
+            self._unpromised(obj)
 
     def _is_ours(self, obj: Object) -> bool:
         return (obj["spec"].get("schedulerName") or pods.DEFAULT_SCHEDULER_NAME) in (
@@ -104,11 +107,23 @@ class PodHandler:
         info = read(new)
         if info is not None:
             self._waiting.update(old, info)
+            if _promised(old) != info.nominated_node_name:
+                self._unpromised(old)
 
-    def _freed(self, obj: Object, node_name: str) -> None:
+    def _waits_no_more(self, obj: Object) -> None:
+        self._waiting.delete(objects.key(obj))
+        # A pod that is being tried just now isn't in the queue, and may be promised a node.
+        self._waiting.promises.remove(objects.uid(obj))
+
+    def _unpromised(self, obj: Object) -> None:
+        """Tells those that had to leave room for a pod on the node it waited for."""
+        if _promised(obj) and self._is_ours(obj):
+            self._freed(obj, _promised(obj), up_to=obj["spec"].get("priority") or 0)
+
+    def _freed(self, obj: Object, node_name: str, up_to: int | None = None) -> None:
         """Tells the queue that a pod no longer holds part of its node."""
         held = {**obj, "spec": {**obj["spec"], "nodeName": node_name}}
-        self._waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, held, None)
+        self._waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, held, None, up_to=up_to)
 
 
 class NodeHandler:
@@ -150,6 +165,11 @@ def read(obj: Object) -> pods.PodInfo | None:
     except ValueError as error:
         _log.error("unreadable pod is left out", pod=objects.key(obj), error=str(error))
         return None
+
+
+def _promised(obj: Object) -> str:
+    """The node that the pod's status says it waits for."""
+    return (obj.get("status") or {}).get("nominatedNodeName") or ""
 
 
 def _same(old: Object, new: Object) -> bool:

@@ -8,8 +8,12 @@ what becomes of an attempt: metrics, events, the pod's condition, and its way ba
 While the binder is full the cycle rests: a decision made long before its binding can be sent would
 only be made on an older picture.
 
+A pod that fits nowhere may have others evicted for it (PostFilter): who goes is decided in the same
+step, over the same picture, and carried out by `evictions` meanwhile.
+
 Answers to `pkg/scheduler/schedule_one.go`. Left out: Reserve, Permit, PreBind and PostBind, pod
-groups, nominated nodes and preemption (PostFilter).
+groups. A pod on its way to a node isn't nominated to it (NominatedNodeNameForExpectation): upstream
+does that where Permit or PreBind have something to wait for.
 """
 
 import asyncio
@@ -25,6 +29,8 @@ from whipstaff.scheduler import (
     cluster_state,
     decision,
     decisions,
+    diagnosis,
+    evictions,
     framework,
     metrics,
     pod_conditions,
@@ -33,6 +39,7 @@ from whipstaff.scheduler import (
     queue,
     snapshot,
 )
+from whipstaff.scheduler.plugins import defaultpreemption
 
 Object = dict[str, Any]
 
@@ -71,6 +78,7 @@ class Cycle:
         conditions: pod_conditions.ConditionWriter,
         ring: decisions.Decisions,
         measured: metrics.Metrics,
+        evictor: evictions.Evictor,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waiting = waiting
@@ -82,6 +90,7 @@ class Cycle:
         self._conditions = conditions
         self._ring = ring
         self._measured = measured
+        self._evictor = evictor
         self._now = now
         self._ready = ready
 
@@ -131,6 +140,7 @@ class Cycle:
             self._measured.algorithm_duration.observe(self._now() - started)
             if decided.node is not None:
                 assumed = self._cluster.assume(pod, decided.node)
+                self._waiting.promises.remove(pod.uid)
         except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
             if not isinstance(error, framework.PluginError):
                 _log.exception("scheduling failed", pod=pod.key)
@@ -158,30 +168,66 @@ class Cycle:
         """Plugins rejected every node."""
         failure = decided.failure
         assert failure is not None
+        nominated = None
+        if self._as_it_is_by_now(queued) is not None:
+            nominated = self._make_room(queued, failure)
         message = str(failure)
         self._ring.record(queued.key, queued.uid, decided, message)
         self._measured.observe_attempt(metrics.UNSCHEDULABLE, queued.profile, self._now() - started)
         queued.rejected_by = failure.unschedulable_plugins
         queued.pending_on = failure.pending_plugins
-        self._put_back(queued, pod_conditions.UNSCHEDULABLE, message)
+        self._put_back(queued, pod_conditions.UNSCHEDULABLE, message, nominated)
+
+    def _make_room(self, queued: queue.QueuedPod, failure: diagnosis.FitError) -> str | None:
+        """Runs PostFilter and does what it says; the node that the pod is to wait for from now on.
+
+        "" if for none any more, None if nothing changes.
+        """
+        started = self._now()
+        pod = queued.pod
+        answer = self._decider.post_filter(pod, self._profiles[queued.profile], failure)
+        if answer is None:
+            return ""
+        outcome = answer.outcome
+        preempts = defaultpreemption.DefaultPreemption.name in answer.asked
+        self._measured.preemption_attempts += preempts
+        self._measured.extension_point_duration.observe(
+            self._now() - started, "PostFilter", outcome.status.code.label, queued.profile
+        )
+        if outcome.nominated and outcome.victims:
+            self._evictor.start(pod, outcome.nominated, outcome.victims)
+        return outcome.nominated
 
     def _failed(self, queued: queue.QueuedPod, message: str, started: float) -> None:
         """Something went wrong that says nothing about the pod."""
         self._measured.observe_attempt(metrics.ERROR, queued.profile, self._now() - started)
         queued.rejected_by = queued.pending_on = frozenset()
-        self._put_back(queued, pod_conditions.SCHEDULER_ERROR, message)
+        self._put_back(queued, pod_conditions.SCHEDULER_ERROR, message, "")
 
-    def _put_back(self, queued: queue.QueuedPod, reason: str, message: str) -> None:
-        """Back into the queue, as the pod is by now, if it still waits for a node."""
+    def _as_it_is_by_now(self, queued: queue.QueuedPod) -> Object | None:
+        """The pod as the watch last showed it; None if it doesn't wait for a node any more."""
         raw = self._latest(queued.key)
         if raw is None or objects.uid(raw) != queued.uid or raw["spec"].get("nodeName"):
+            return None
+        return raw
+
+    def _put_back(
+        self, queued: queue.QueuedPod, reason: str, message: str, nominated: str | None
+    ) -> None:
+        """Back into the queue, as the pod is by now, if it still waits for a node.
+
+        `nominated` is the node that it waits for, "" for none, None if that stays as it was.
+        """
+        raw = self._as_it_is_by_now(queued)
+        if raw is None:
             self._waiting.done(queued.uid)
             return
         if raw is not queued.pod.raw:
             queued.pod = cluster_state.read(raw) or queued.pod
         self._waiting.add_unschedulable(queued)
+        self._waiting.promises.add(queued.pod, nominated)
         self._record(queued.pod, "Warning", "FailedScheduling", "Scheduling", message)
-        self._conditions.set(queued.pod, reason, message)
+        self._conditions.set(queued.pod, reason, message, nominated)
 
     def settled(self, binding: binder.Binding, settlement: binder.Settlement) -> None:
         """A binding has ended: called by the binder."""

@@ -8,9 +8,11 @@ Pods that look alike share a `classes.PodClass`. Plugins that promise nothing ab
 (see `framework.Plugin`) are asked for every pod, about the nodes that are still in question; so is
 everyone about a pod that PreFilter confines to a few nodes, as a DaemonSet's are.
 
-Answers to `schedulePod` in `pkg/scheduler/schedule_one.go`. Left out for now: nominated nodes,
-PostFilter (preemption), extenders. On purpose: sampling of nodes, and leaving a single feasible
-node unscored.
+A pod that waits for a node (`nominator`) gets it if it fits there now. Others leave room for the
+pods of the same or a higher priority that wait for a node.
+
+Answers to `schedulePod` in `pkg/scheduler/schedule_one.go`. Left out for now: extenders. On
+purpose: sampling of nodes, and leaving a single feasible node unscored.
 """
 
 import collections
@@ -25,9 +27,12 @@ from whipstaff.scheduler import (
     diagnosis,
     evaluation,
     framework,
+    nominator,
     pods,
+    post_filters,
     profile,
     snapshot,
+    trial,
 )
 
 
@@ -51,10 +56,16 @@ class Decider:
     """Decides about pods, one at a time, over a snapshot that others keep up to date."""
 
     def __init__(
-        self, cluster: snapshot.Snapshot, rng: random.Random, *, max_classes: int = 64
+        self,
+        cluster: snapshot.Snapshot,
+        rng: random.Random,
+        *,
+        promises: nominator.Nominator | None = None,
+        max_classes: int = 64,
     ) -> None:
         """`max_classes`: how many classes of pods to remember, some 200 kB each at 5,000 nodes."""
         self._cluster = cluster
+        self._promises = nominator.Nominator() if promises is None else promises
         self._rng = rng
         self._max_classes = max_classes
         self._classes: collections.OrderedDict[object, classes.PodClass] = collections.OrderedDict()
@@ -75,6 +86,9 @@ class Decider:
         pre = self._pre_filter(pod, plugins, state, known)
         if pre.rejection is not None:
             return self._rejected(pre, pre.rejection)
+        waited_for = self._decide_as_promised(pod, plugins)
+        if waited_for is not None:
+            return waited_for
         if key is None or pre.names is not None:
             return self._decide_plainly(pod, plugins, pre)
         if known is None:
@@ -83,6 +97,86 @@ class Decider:
             self._classes.move_to_end(key)
         known.refresh(pod, self._cluster)
         return self._decide_by_class(pod, plugins, known, state, pre)
+
+    def post_filter(
+        self, pod: pods.PodInfo, plugins: profile.Profile, failure: diagnosis.FitError
+    ) -> post_filters.Answer | None:
+        """How to make room for a pod that `decide` found no node for; None if nobody knows.
+
+        To be asked before the snapshot changes. What it says is added to `failure`.
+        """
+        if not failure.num_all_nodes:
+            return None
+        answer = post_filters.run(pod, plugins, self._cluster, self._promises, failure)
+        if answer is not None:
+            failure.post_filter_message = answer.message
+        return answer
+
+    def _decide_as_promised(self, pod: pods.PodInfo, plugins: profile.Profile) -> Decision | None:
+        """The node that the pod waits for, if it fits there by now."""
+        row = self._cluster.row_of.get(self._promises.node_of(pod), -1)
+        if row < 0:
+            return None
+        rows = np.array([row])
+        trying = trial.Trial(pod, plugins, self._cluster, self._promises)
+        try:
+            filtered = trying.run_with_promises(rows)
+            if filtered.rejected_by[0]:
+                return None
+        except framework.PluginError:
+            return None  # as upstream: whatever is wrong shows when all nodes are looked at
+        finally:
+            trying.restore()
+        scored = evaluation.score_rows(plugins, pod, self._cluster, trying.state, rows)
+        return self._chosen(rows, scored, 1)
+
+    def _leave_room(
+        self,
+        pod: pods.PodInfo,
+        plugins: profile.Profile,
+        filtered: evaluation.Filtered,
+        rows: evaluation.Indices | None = None,
+    ) -> evaluation.Filtered:
+        """`filtered`, of `rows` or of all, with rows refused that `pod` has to leave to others.
+
+        Where nothing is left, also the reasons of rows that were refused before are those that hold
+        with the others there.
+        """
+        promised = [
+            self._cluster.row_of[name]
+            for name, waiting in self._promises.items()
+            if name in self._cluster.row_of
+            and any(trial.yields_to(pod, other) for other in waiting)
+        ]
+        if not promised:
+            return filtered
+        positions = np.array(promised) if rows is None else np.flatnonzero(np.isin(rows, promised))
+        feasible = filtered.rejected_by[positions] == 0
+        filtered = self._try_beside(pod, plugins, filtered, positions[feasible], rows)
+        if filtered.rejected_by.all():
+            filtered = self._try_beside(pod, plugins, filtered, positions[~feasible], rows)
+        return filtered
+
+    def _try_beside(
+        self,
+        pod: pods.PodInfo,
+        plugins: profile.Profile,
+        filtered: evaluation.Filtered,
+        positions: evaluation.Indices,
+        rows: evaluation.Indices | None,
+    ) -> evaluation.Filtered:
+        if not len(positions):
+            return filtered
+        asked = positions if rows is None else rows[positions]
+        trying = trial.Trial(pod, plugins, self._cluster, self._promises)
+        groups = [slice(None)] if trying.is_local else [slice(i, i + 1) for i in range(len(asked))]
+        try:
+            for group in groups:
+                beside = trying.run_with_promises(asked[group])
+                filtered = evaluation.overrule(filtered, positions[group], beside)
+        finally:
+            trying.restore()
+        return filtered
 
     def _remember(
         self, key: object, plugins: profile.Profile, pod: pods.PodInfo
@@ -153,6 +247,8 @@ class Decider:
         for entry in plugins.pre_filters:
             _ask_pre_filter(entry, state, pod, cluster)
         filtered = evaluation.filter_rows(plugins, pod, cluster, state, pre.skipped, rows)
+        if len(self._promises):
+            filtered = self._leave_room(pod, plugins, filtered, rows)
         feasible = rows[filtered.rejected_by == 0]
         if not len(feasible):
             names = [cluster.names[row] for row in rows.tolist()]
@@ -171,25 +267,55 @@ class Decider:
         """Takes what is known, and asks the plugins about which nothing can be known."""
         cluster = self._cluster
         filtered = self._filter_anew(pod, plugins, known, state, pre)
-        if filtered is known.filtered and all(entry.kept for entry in plugins.scorers):
-            if known.feasible_count:
-                row = self._pick(known.total)
-                return Decision(
-                    cluster.names[row],
-                    int(known.total[row]),
-                    known.weighted_at(row),
-                    known.feasible_count,
-                    len(cluster),
-                )
-            return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
+        if len(self._promises):
+            filtered = self._leave_room(pod, plugins, filtered)
         feasible = np.flatnonzero(filtered.rejected_by == 0)
         if not len(feasible):
             return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
         state.update(known.state)
-        scored = evaluation.score_rows(
-            plugins, pod, cluster, state, feasible, known.raw_at(feasible)
-        )
+        anew = [
+            entry
+            for entry in plugins.scorers
+            if not entry.kept and not evaluation.skips_score(entry, pod, cluster, state, feasible)
+        ]
+        if filtered is known.filtered:
+            return self._choose_among_known(pod, known, state, feasible, anew)
+        scores = known.raw_at(feasible)
+        prepared = {entry.name for entry in anew}
+        for entry in plugins.scorers:
+            if not entry.kept and entry.name not in prepared:
+                scores[entry.name] = None
+        scored = evaluation.score_rows(plugins, pod, cluster, state, feasible, scores, prepared)
         return self._chosen(feasible, scored, len(cluster))
+
+    def _choose_among_known(
+        self,
+        pod: pods.PodInfo,
+        known: classes.PodClass,
+        state: framework.CycleState,
+        feasible: evaluation.Indices,
+        anew: Sequence[profile.Scorer],
+    ) -> Decision:
+        """The best of the rows that the class knows to be feasible.
+
+        Its total stands, and the scorers that have to be asked for every pod add to it.
+        """
+        cluster = self._cluster
+        total = known.total
+        added: dict[str, framework.Int64s] = {}
+        if anew:
+            total = total[feasible]
+            for entry in anew:
+                scores = evaluation.score(entry, pod, cluster, state, feasible)
+                added[entry.name] = evaluation.weigh(entry, pod, state, scores)
+                total = total + added[entry.name]
+        position = self._pick(total)
+        row = int(feasible[position]) if anew else position
+        weighted = known.weighted_at(row)
+        weighted.update((name, int(scores[position])) for name, scores in added.items())
+        return Decision(
+            cluster.names[row], int(total[position]), weighted, len(feasible), len(cluster)
+        )
 
     def _filter_anew(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from whipstaff.scheduler import evaluation, framework
+from whipstaff.scheduler import evaluation, framework, reasons, snapshot
 
 NO_NODES = "no nodes available to schedule pods"
 
@@ -68,6 +68,21 @@ class NodeStatuses:
             self._plugins[index],
         )
 
+    def rows_with(self, code: framework.Code, cluster: snapshot.Snapshot) -> list[int]:
+        """The rows of `cluster`, by now, of the nodes that were rejected with `code`."""
+        rejected = self._rejected_by != 0
+        if self._names == tuple(cluster.names):
+            meant = np.where(rejected, self._codes, int(self.absent.code)) == code
+            found: list[int] = np.flatnonzero(meant).tolist()
+            return found
+        if self.absent.code == code:
+            told = np.flatnonzero(rejected & (self._codes != code)).tolist()
+            others = {self._names[index] for index in told}
+            return [row for row, name in enumerate(cluster.names) if name not in others]
+        told = np.flatnonzero(rejected & (self._codes == code)).tolist()
+        rows = (cluster.row_of.get(self._names[index]) for index in told)
+        return [row for row in rows if row is not None]
+
     def histogram(self) -> dict[str, int]:
         """How many nodes each reason was given for, by filters."""
         counts: collections.Counter[str] = collections.Counter()
@@ -110,13 +125,7 @@ class FitError:
     def __str__(self) -> str:
         if not self.num_all_nodes:
             return NO_NODES
-        message = f"0/{self.num_all_nodes} nodes are available:"
-        if self.pre_filter_message:
-            message += f" {self.pre_filter_message}."
-        # Sorted as texts, so that ten comes before two: that is how upstream's message reads.
-        counted = sorted(f"{count} {reason}" for reason, count in self.reasons().items())
-        if counted:
-            message += f" {', '.join(counted)}."
+        message = reasons.unavailable(self.num_all_nodes, self.reasons(), self.pre_filter_message)
         if self.post_filter_message:
             message += f" {self.post_filter_message}"
         return message

@@ -8,7 +8,7 @@ Answers to `RunPreFilterPlugins`, `RunFilterPlugins`, `RunPreScorePlugins` and `
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -165,6 +165,53 @@ def mark(
     np.copyto(rejected_by, np.int8(index + 1), where=(rejected_by == 0) & (codes != 0))
 
 
+class _Joined(Sequence[tuple[str, ...]]):
+    """Some filter's texts, and more behind them."""
+
+    def __init__(self, first: Sequence[tuple[str, ...]], more: tuple[tuple[str, ...], ...]) -> None:
+        self._first = first
+        self._more = more
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._more)
+
+    def __getitem__(self, index: Any) -> Any:
+        size = len(self._first)
+        return self._first[index] if index < size else self._more[index - size]
+
+
+def overrule(filtered: Filtered, positions: Indices, part: Filtered) -> Filtered:
+    """A copy of `filtered` that says of some of its positions what `part` says.
+
+    `part` has the columns of the same filters, and an entry for each of `positions` in turn.
+    """
+    size = len(filtered.rejected_by)
+    result = Filtered(filtered.rejected_by.copy(), list(filtered.columns))
+    result.rejected_by[positions] = part.rejected_by
+    for index, column in enumerate(part.columns):
+        where = np.flatnonzero(part.rejected_by == index + 1)
+        if column.codes is None or not len(where):
+            continue
+        merged = result.columns[index] = _copy(result.columns[index], size)
+        texts = tuple(tuple(column.texts[number]) for number in column.reasons[where].tolist())
+        first = len(merged.texts)
+        assert merged.codes is not None
+        merged.codes[positions[where]] = column.codes[where]
+        merged.reasons[positions[where]] = np.arange(first, first + len(texts))
+        merged.texts = _Joined(merged.texts, texts)
+    return result
+
+
+def _copy(column: FilterColumn, size: int) -> FilterColumn:
+    copied = FilterColumn()
+    copied.texts = column.texts
+    if column.codes is None:
+        copied.codes, copied.reasons = np.zeros(size, np.int8), np.zeros(size, np.int32)
+    else:
+        copied.codes, copied.reasons = column.codes.copy(), column.reasons.copy()
+    return copied
+
+
 @dataclasses.dataclass(slots=True)
 class Scored:
     """Weighted scores of the feasible rows, in their order."""
@@ -180,25 +227,26 @@ def score_rows(
     state: framework.CycleState,
     feasible: Indices,
     known: Mapping[str, framework.Int64s | None] | None = None,
+    prepared: Collection[str] = (),
 ) -> Scored:
     """Asks every scorer about the feasible rows.
 
     `known` holds scores that needn't be asked for, before normalising, each (feasible,); None for a
-    plugin that skips the pod.
+    plugin that skips the pod. `prepared` are plugins whose PreScore was asked and doesn't skip it.
     """
     known = known or {}
     weighted: dict[str, framework.Int64s] = {}
     asked = []
     for entry in plugins.scorers:
         if entry.name not in known:
-            if not skips_score(entry, pod, cluster, state, feasible):
+            if entry.name in prepared or not skips_score(entry, pod, cluster, state, feasible):
                 asked.append(entry)
         elif known[entry.name] is not None:
             asked.append(entry)
     for entry in asked:
         scores = known.get(entry.name)
         if scores is None:
-            scores = ask(SCORE, entry.name, entry.plugin.score, state, pod, cluster, feasible)
+            scores = score(entry, pod, cluster, state, feasible)
         weighted[entry.name] = weigh(entry, pod, state, scores)
     if plugins.scorers:
         total = np.zeros(len(feasible), np.int64)
@@ -225,6 +273,17 @@ def skips_score(
     if answer.code == framework.Code.SKIP:
         return True
     raise framework.PluginError(entry.name, f"{PRE_SCORE.format(entry.name)}: {answer.message}")
+
+
+def score(
+    entry: profile.Scorer,
+    pod: pods.PodInfo,
+    cluster: snapshot.Snapshot,
+    state: framework.CycleState,
+    feasible: Indices,
+) -> framework.Int64s:
+    """(feasible,): the scores before normalising, of a scorer whose PreScore was asked."""
+    return ask(SCORE, entry.name, entry.plugin.score, state, pod, cluster, feasible)
 
 
 def weigh(

@@ -8,7 +8,7 @@ Someone who prefers to think of one node at a time writes `filter_node` and `sco
 
 Answers to `k8s.io/kube-scheduler/framework/interface.go`. Left out: what happens once a node is
 chosen (reserve, permit, bind), which is the shell's business, and extension points that nothing
-built here implements yet (PostFilter, the placement points).
+built here implements yet (the placement points).
 
 How results are reused: the decider keeps what a plugin answered for pods that look alike, and asks
 again only about the rows that changed since. A plugin says what its answers depend on:
@@ -18,14 +18,15 @@ promise nothing, so a plugin that says nothing is asked about every node for eve
 
 import dataclasses
 import enum
-from collections.abc import Hashable, Sequence
+import random
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from whipstaff.scheduler import pods, snapshot
+    from whipstaff.scheduler import diagnosis, pods, snapshot, trial
 
 MAX_NODE_SCORE = 100
 MIN_NODE_SCORE = 0
@@ -227,6 +228,41 @@ class PreFilterPlugin(Protocol):
 
 
 @runtime_checkable
+class FollowsPods(Protocol):
+    """A plugin that can keep what its pre_filter noted true while pods are moved to and fro.
+
+    Preemption asks what would fit if some pods were gone, and every decision what would fit if the
+    pods that are nominated to a node were there already. The snapshot is changed for such a
+    question and changed back (see `trial`), so a filter that looks at NODE and PODS of its rows
+    needs nothing more. A plugin that reads ANYTHING has its pre_filter asked anew after each
+    change, which is right and may be slow; if it has these two methods, they are called instead.
+    Each must undo the other exactly. They aren't called where pre_filter answered `SKIP`.
+
+    Upstream: PreFilterExtensions.
+    """
+
+    name: ClassVar[str]
+
+    def add_pod(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        other: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+    ) -> None:
+        """`other` has come to the node that it names; the snapshot counts it already."""
+
+    def remove_pod(
+        self,
+        state: CycleState,
+        pod: "pods.PodInfo",
+        other: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+    ) -> None:
+        """`other` has left the node that it names; the snapshot doesn't count it any more."""
+
+
+@runtime_checkable
 class FilterPlugin(Protocol):
     """Says which nodes can't take the pod."""
 
@@ -234,6 +270,68 @@ class FilterPlugin(Protocol):
         self, state: CycleState, pod: "pods.PodInfo", snapshot: "snapshot.Snapshot", rows: Rows
     ) -> Verdict | None:
         """The verdict over `rows`; None when the pod fits all of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PostFiltered:
+    """What a PostFilter plugin came to.
+
+    `nominated` is the node that the pod is to wait for, "" to take such a promise back, None to
+    leave it as it is. `victims` are the pods to evict from it, the most important one first.
+    """
+
+    status: Status
+    nominated: str | None = None
+    victims: Sequence["pods.PodInfo"] = ()
+
+
+@runtime_checkable
+class PostFilterPlugin(Protocol):
+    """Looks for a way to make room for a pod that fits nowhere."""
+
+    name: ClassVar[str]
+
+    def post_filter(
+        self,
+        pod: "pods.PodInfo",
+        snapshot: "snapshot.Snapshot",
+        statuses: "diagnosis.NodeStatuses",
+        trial: "trial.Trial",
+    ) -> PostFiltered:
+        """Success with a nominated node, or why there is no way.
+
+        `statuses` says why each node was rejected; with `trial` one tries what would fit if. It
+        decides only: evicting and nominating is done by whoever asked.
+        """
+
+
+class Surroundings(Protocol):
+    """What is around the decision: for plugins that look at more than the pod and the snapshot."""
+
+    random: random.Random
+
+    def latest(self, key: str) -> Mapping[str, Any] | None:
+        """The pod of that `namespace/name` as it was last seen; None if there is none."""
+
+    def budgets(self) -> Iterable[Mapping[str, Any]]:
+        """Every PodDisruptionBudget."""
+
+    def nominated_node(self, pod: "pods.PodInfo") -> str:
+        """The node that the pod waits for; "" if there is none."""
+
+    def is_preempting(self, uid: str) -> bool:
+        """Whether pods are being evicted for the pod of that uid just now."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+
+
+@runtime_checkable
+class SurroundedPlugin(Protocol):
+    """A plugin that is told of its surroundings before it is asked anything."""
+
+    def settle(self, surroundings: Surroundings) -> None:
+        """Called once, when the scheduler is put together."""
 
 
 @runtime_checkable

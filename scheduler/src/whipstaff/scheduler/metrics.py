@@ -6,7 +6,7 @@ passes here five times and each microsecond of the hot path is paid by every pod
 
 Answers to `pkg/scheduler/metrics/metrics.go`: the STABLE and BETA metrics of what exists, and
 `scheduling_algorithm_duration_seconds` and `cache_size`. Left out until what they measure is built:
-preemption, permit, pod groups, resource claims, and timings of single extension points but Bind.
+permit, pod groups, resource claims, and timings of single extension points but Bind.
 """
 
 import bisect
@@ -17,11 +17,14 @@ from prometheus_client import core, registry
 
 SCHEDULED, UNSCHEDULABLE, ERROR = "scheduled", "unschedulable", "error"
 """Values of the label `result`."""
+SUCCEEDED = "success"
+"""Its value, beside `ERROR`, where evictions are counted."""
 
 _ATTEMPT_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 _SLI_BUCKETS = tuple(0.01 * 2**power for power in range(20))
 _EXTENSION_POINT_BUCKETS = tuple(0.0001 * 2**power for power in range(12))
 _COUNT_BUCKETS = tuple(float(2**power) for power in range(5))
+_VICTIM_BUCKETS = tuple(float(2**power) for power in range(7))
 _MOST_ATTEMPTS = 15
 
 Labels = tuple[str, ...]
@@ -101,6 +104,21 @@ class Metrics(registry.Collector):
             ("extension_point", "status", "profile"),
             _EXTENSION_POINT_BUCKETS,
         )
+        self.preemption_attempts = 0
+        self.preemption_victims = Histogram(
+            "scheduler_preemption_victims",
+            "Number of selected preemption victims",
+            (),
+            _VICTIM_BUCKETS,
+        )
+        self.preemption_runs: collections.Counter[tuple[str]] = collections.Counter()
+        """Evictions of all victims of a pod that have ended, by (result,)."""
+        self.preemption_duration = Histogram(
+            "scheduler_preemption_goroutines_duration_seconds",
+            "Duration in seconds of evicting all victims of a pod",
+            ("result",),
+            _SLI_BUCKETS,
+        )
         self.queue_lengths: Callable[[], Mapping[str, int]] = dict
         self.incoming: Mapping[tuple[str, str], int] = {}
         """Pods that entered a queue, by (queue, event): the queue's own counter."""
@@ -143,6 +161,18 @@ class Metrics(registry.Collector):
             (),
             [((), self.scheduled_after_flush)],
         )
+        yield _counter(
+            "scheduler_preemption_attempts_total",
+            "Total preemption attempts in the cluster till now",
+            (),
+            [((), self.preemption_attempts)],
+        )
+        yield _counter(
+            "scheduler_preemption_goroutines_execution_total",
+            "Number of times that all victims of a pod were evicted, by the result",
+            ("result",),
+            self.preemption_runs.items(),
+        )
         yield _gauge(
             "scheduler_pending_pods",
             "Number of pending pods, by the queue type",
@@ -173,6 +203,8 @@ class Metrics(registry.Collector):
             self.pod_attempts,
             self.sli_duration,
             self.extension_point_duration,
+            self.preemption_victims,
+            self.preemption_duration,
         ):
             yield histogram.collect()
 

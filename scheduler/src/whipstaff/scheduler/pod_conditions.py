@@ -10,7 +10,8 @@ pod changed in between, what to write is worked out again from what the watch sh
 Cluster autoscalers act on this condition, so it is written even when events are suppressed.
 
 Answers to `updatePod` in `pkg/scheduler/schedule_one.go` and `PatchPodStatus` in
-`pkg/scheduler/util/utils.go`. Left out: nominatedNodeName, which comes with preemption.
+`pkg/scheduler/util/utils.go`. The node
+that a pod is nominated to is part of the same write, as there.
 """
 
 import asyncio
@@ -37,8 +38,27 @@ _log = logs.get("scheduler.pod_conditions")
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Wanted:
     pod: pods.PodInfo
-    reason: str
+    reason: str  # "" leaves the condition as it is
     message: str
+    nominated: str | None  # None leaves the promise as it is
+
+    def patch(self, raw: Object, now: float) -> Object | None:
+        """What makes `raw` say so; None if it does already."""
+        status: Object = {}
+        if self.reason and (condition := _condition(raw, self.reason, self.message, now)):
+            status["conditions"] = [condition]
+        promised = (raw.get("status") or {}).get("nominatedNodeName") or ""
+        if self.nominated is not None and self.nominated != promised:
+            status["nominatedNodeName"] = self.nominated or None
+        return _patch(raw, status) if status else None
+
+    def after(self, before: "_Wanted | None") -> "_Wanted":
+        """This, and of what was wanted before what this says nothing of."""
+        if before is None:
+            return self
+        told = self if self.reason else before
+        nominated = before.nominated if self.nominated is None else self.nominated
+        return _Wanted(self.pod, told.reason, told.message, nominated)
 
 
 def patch(raw: Object, reason: str, message: str, now: float) -> Object | None:
@@ -46,6 +66,19 @@ def patch(raw: Object, reason: str, message: str, now: float) -> Object | None:
 
     `now` is in seconds since the epoch.
     """
+    condition = _condition(raw, reason, message, now)
+    return None if condition is None else _patch(raw, {"conditions": [condition]})
+
+
+def _patch(raw: Object, status: Object) -> Object:
+    metadata = raw["metadata"]
+    return {
+        "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        "status": status,
+    }
+
+
+def _condition(raw: Object, reason: str, message: str, now: float) -> Object | None:
     old = objects.condition(raw, POD_SCHEDULED)
     since = None
     if old is not None and old["status"] == "False":
@@ -59,13 +92,9 @@ def patch(raw: Object, reason: str, message: str, now: float) -> Object | None:
         "message": message,
         "lastTransitionTime": since or objects.format_time(now),
     }
-    metadata = raw["metadata"]
-    if generation := metadata.get("generation"):
+    if generation := raw["metadata"].get("generation"):
         condition["observedGeneration"] = generation
-    return {
-        "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
-        "status": {"conditions": [condition]},
-    }
+    return condition
 
 
 class ConditionWriter:
@@ -84,13 +113,28 @@ class ConditionWriter:
         self._now = now
         self._writers = writers
         self._wanted: dict[str, _Wanted] = {}
+        self._writing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def set(self, pod: pods.PodInfo, reason: str, message: str) -> None:
-        """Has the condition of `pod` say why it got no node. Never blocks."""
-        if pod.uid not in self._wanted and patch(pod.raw, reason, message, 0) is None:
+    def set(
+        self, pod: pods.PodInfo, reason: str, message: str, nominated: str | None = None
+    ) -> None:
+        """Has the status of `pod` say why it got no node. Never blocks.
+
+        `nominated` is the node that it is to wait for, "" for none; None leaves that as it is.
+        """
+        self._want(_Wanted(pod, reason, message, nominated))
+
+    def nominate(self, pod: pods.PodInfo, node_name: str) -> None:
+        """Has the status of `pod` name the node that it waits for; "" for none. Never blocks."""
+        self._want(_Wanted(pod, "", "", node_name))
+
+    def _want(self, wanted: _Wanted) -> None:
+        uid = wanted.pod.uid
+        is_open = uid in self._wanted or uid in self._writing
+        if not is_open and wanted.patch(wanted.pod.raw, 0) is None:
             return
-        self._wanted[pod.uid] = _Wanted(pod, reason, message)
+        self._wanted[uid] = wanted.after(self._wanted.get(uid))
         if len(self._tasks) < self._writers:
             task = asyncio.create_task(self._write_all())
             self._tasks.add(task)
@@ -110,9 +154,13 @@ class ConditionWriter:
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _write_all(self) -> None:
-        while self._wanted:
-            uid = next(iter(self._wanted))
-            await self._write(self._wanted.pop(uid))
+        """Writes what is wanted; of one pod one thing after the other."""
+        while (uid := next((uid for uid in self._wanted if uid not in self._writing), "")) != "":
+            self._writing.add(uid)
+            try:
+                await self._write(self._wanted.pop(uid))
+            finally:
+                self._writing.discard(uid)
 
     async def _write(self, wanted: _Wanted) -> None:
         pause = _FIRST_PAUSE
@@ -135,15 +183,17 @@ class ConditionWriter:
                 return
             await asyncio.sleep(pause)
             pause *= 2
-            if wanted.pod.uid in self._wanted:
-                return  # a newer reason is on its way
+            newer = self._wanted.get(wanted.pod.uid)
+            if newer is not None:
+                self._wanted[wanted.pod.uid] = newer.after(wanted)
+                return
         _log.warning("pod condition not written", pod=wanted.pod.key, error=problem)
 
     async def _try(self, wanted: _Wanted) -> None:
         raw = self._latest(wanted.pod.key)
         if raw is None or objects.uid(raw) != wanted.pod.uid or raw["spec"].get("nodeName"):
             return
-        body = patch(raw, wanted.reason, wanted.message, self._now())
+        body = wanted.patch(raw, self._now())
         if body is not None:
             await self._api.patch(
                 resources.PODS,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from whipstaff.scheduler import requests
+from whipstaff.scheduler import affinityterms, requests
 
 Object = dict[str, Any]
 
@@ -29,6 +29,14 @@ class HostPort(NamedTuple):
     ip: str
     protocol: str
     port: int
+
+
+class Kind(NamedTuple):
+    """What pods have in common that are counted alike."""
+
+    namespace: str
+    is_terminating: bool
+    labels: frozenset[tuple[str, str]]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -56,6 +64,8 @@ class PodInfo:
     container_count: int  # containers and init containers
     scheduling_gates: tuple[str, ...]
     _class_key: Hashable = None
+    _kind: Kind | None = None
+    _affinity_terms: affinityterms.Terms | None = None
 
     @classmethod
     def from_object(cls, raw: Object) -> "PodInfo":
@@ -102,15 +112,24 @@ class PodInfo:
         return placed
 
     @property
+    def kind(self) -> Kind:
+        """What the pod is counted as."""
+        if self._kind is None:
+            labels = frozenset(self.labels.items())
+            self._kind = Kind(self.namespace, self.is_terminating, labels)
+        return self._kind
+
+    @property
     def node_affinity(self) -> Object:
         """`spec.affinity.nodeAffinity`; {} if there is none."""
         return self.affinity.get("nodeAffinity") or {}
 
     @property
-    def requires_anti_affinity(self) -> bool:
-        """Whether the pod keeps some other pods away from its node, zone or the like."""
-        terms = self.affinity.get("podAntiAffinity") or {}
-        return bool(terms.get("requiredDuringSchedulingIgnoredDuringExecution"))
+    def affinity_terms(self) -> affinityterms.Terms:
+        """The terms of its pod affinity and anti-affinity."""
+        if self._affinity_terms is None:
+            self._affinity_terms = affinityterms.read(self.affinity, self.namespace)
+        return self._affinity_terms
 
     @property
     def class_key(self) -> Hashable:

@@ -68,6 +68,7 @@ _METHODS: dict[str, tuple[str, ...]] = {
     "queueSort": ("sort_key",),
     "preFilter": ("pre_filter",),
     "filter": ("filter", "filter_node"),
+    "postFilter": ("post_filter",),
     "preScore": ("pre_score",),
     "score": ("score", "score_node"),
 }
@@ -155,7 +156,10 @@ class Profile:
             for plugin in (guard, *at("preFilter"))
             if isinstance(plugin, framework.PreFilterPlugin)
         )
-        self.filters = tuple(filter_of(plugin) for plugin in (*at("filter"), guard))
+        self.filters = tuple(filter_of(plugin) for plugin in at("filter"))
+        self.post_filters = tuple(
+            plugin for plugin in at("postFilter") if isinstance(plugin, framework.PostFilterPlugin)
+        )
         pre_scores = at("preScore")
         weight_of = {
             by_name[name].name: weight for name, weight in weights.items() if name in by_name

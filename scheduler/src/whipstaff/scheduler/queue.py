@@ -14,8 +14,9 @@ Events that arrive while a pod is in flight are kept and replayed when it is ref
 missed. When nothing is active, pods are popped from backoff ahead of time, but not those that
 failed with an error.
 
-Answers to `pkg/scheduler/backend/queue`. Left out: nominated pods (they come with preemption) and
-pod groups.
+The queue also keeps its `promises` true: which waiting pod is nominated to which node.
+
+Answers to `pkg/scheduler/backend/queue`. Left out: pod groups.
 """
 
 import collections
@@ -26,7 +27,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from whipstaff.scheduler import cluster_events, pods, queueing_hints
+from whipstaff.scheduler import cluster_events, nominator, pods, queueing_hints
 
 Object = dict[str, Any]
 
@@ -154,6 +155,7 @@ class SchedulingQueue:
         max_backoff: float = MAX_BACKOFF,
         max_in_unschedulable: float = MAX_IN_UNSCHEDULABLE,
         wake: Callable[[], None] = lambda: None,
+        promises: nominator.Nominator | None = None,
     ) -> None:
         self._now = now
         self._gate = gate
@@ -162,6 +164,7 @@ class SchedulingQueue:
         self._max_backoff = max_backoff
         self._max_in_unschedulable = max_in_unschedulable
         self._wake = wake
+        self.promises = nominator.Nominator() if promises is None else promises
         self._pods: dict[str, QueuedPod] = {}
         self._unschedulable: dict[str, QueuedPod] = {}
         self._active = _Heap(sort_key)
@@ -170,7 +173,7 @@ class SchedulingQueue:
         self._in_flight: dict[str, int] = {}
         self._events: collections.deque[tuple[int, _Event]] = collections.deque()
         self._event_counter = 0
-        self._interesting: dict[cluster_events.ClusterEvent, bool] = {}
+        self._interesting: dict[cluster_events.ClusterEvent, Sequence[tuple[str, str]]] = {}
         self.incoming: collections.Counter[tuple[str, str]] = collections.Counter()
         """Pods that entered a queue, by (queue, event): scheduler_queue_incoming_pods_total."""
         self.rejections: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -218,6 +221,7 @@ class SchedulingQueue:
             self._enter(new, cluster_events.UNSCHEDULABLE_POD_UPDATE.label)
         else:
             queued.pod = new
+            self.promises.update(old, new)
             if queued.place == UNSCHEDULABLE:
                 for change in cluster_events.pod_changes(old, new.raw):
                     if self._move(queued, _Event(change, old, new.raw)):
@@ -230,11 +234,16 @@ class SchedulingQueue:
             return
         self._take_out(queued)
         self._count_rejections(queued, -1)
+        self.promises.remove(queued.uid)
 
     def _enter(self, pod: pods.PodInfo, event: str) -> None:
         if pod.key in self._pods:
             self.delete(pod.key)
-        self._to_active(QueuedPod(pod, self._now()), event)
+        queued = QueuedPod(pod, self._now())
+        self._to_active(queued, event)
+        self.promises.remove(pod.uid)
+        if queued.place == ACTIVE:
+            self.promises.add(pod)
 
     # Attempts.
 
@@ -303,17 +312,20 @@ class SchedulingQueue:
         new: Object | None,
         *,
         but: str = "",
+        up_to: int | None = None,
     ) -> None:
         """Something happened in the cluster: moves the pods that it may help.
 
-        `old` and `new` are the object before and after; `but` is the uid of a pod to leave alone.
+        `old` and `new` are the object before and after; `but` is the uid of a pod to leave alone,
+        `up_to` the highest priority of a pod that it helps.
         """
-        if not self._of_interest(event):
+        interested = self._of_interest(event)
+        if not interested:
             return
         happened = _Event(event, old, new)
-        if self._unschedulable:
+        if any(map(self.rejections.get, interested)) or event.is_wildcard:
             for queued in list(self._unschedulable.values()):
-                if queued.uid != but:
+                if queued.uid != but and (up_to is None or queued.pod.priority <= up_to):
                     self._move(queued, happened)
         if self._in_flight:
             self._remember(happened)
@@ -341,17 +353,16 @@ class SchedulingQueue:
             if queued.timestamp < limit and self._move(queued, event):
                 queued.flushed = True
 
-    def _of_interest(self, event: cluster_events.ClusterEvent) -> bool:
-        """Whether any plugin of any profile ever moves a pod for such an event."""
+    def _of_interest(self, event: cluster_events.ClusterEvent) -> Sequence[tuple[str, str]]:
+        """The plugins, with their profiles, that ever move a pod for such an event."""
         known = self._interesting.get(event)
         if known is None:
-            known = event.is_wildcard or any(
-                interest.event.matches(event)
-                for interests in self._interests.values()
-                for wanted in interests.values()
-                for interest in wanted
+            known = self._interesting[event] = tuple(
+                (plugin, profile)
+                for profile, interests in self._interests.items()
+                for plugin, wanted in interests.items()
+                if event.is_wildcard or any(each.event.matches(event) for each in wanted)
             )
-            self._interesting[event] = known
         return known
 
     def _remember(self, happened: _Event) -> None:

@@ -84,6 +84,11 @@ def became_schedulable(_: Object, old: Object | None, new: Object | None) -> boo
     return old is None or bool((old.get("spec") or {}).get("unschedulable"))
 
 
+def never(_: Object, __: Object | None, ___: Object | None) -> bool:
+    """It is for other plugins to say whether this helps."""
+    return False
+
+
 _ANYTHING = (
     on(cluster_events.NODE, Action.ALL),
     on(cluster_events.POD, Action.ADD | Action.DELETE | Action.UPDATE),
@@ -112,13 +117,11 @@ SHIPPED: Interests = {
         on(cluster_events.POD, Action.UPDATE_POD_SCALE_DOWN, of_itself_or_assigned),
         on(cluster_events.NODE, Action.ADD | Action.UPDATE_NODE_ALLOCATABLE),
     ),
-    # Stands in for InterPodAffinity, until that is built: what keeps a pod out are labels of pods
-    # and the domains of nodes.
-    "Unsupported": (
-        on(cluster_events.POD, Action.DELETE, was_assigned),
-        on(cluster_events.POD, Action.UPDATE_POD_LABEL, of_itself_or_assigned),
-        on(cluster_events.NODE, Action.ADD | Action.UPDATE_NODE_LABEL),
-    ),
+    # A pod that others are evicted for is held until they are gone. Whether it fits then, the
+    # plugins see that refused it.
+    "DefaultPreemption": (on(cluster_events.POD, Action.DELETE, never),),
+    # What is missing here is missing until the scheduler is another one.
+    "Unsupported": (),
 }
 
 

@@ -20,14 +20,24 @@ scheduler that looks at some nodes and not at all of them. Host ports are counte
 keeps a set and so frees a port that two pods hold as soon as one of them goes.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from whipstaff.runtime import selectors
-from whipstaff.scheduler import framework, interning, pods, requests
+from whipstaff.scheduler import (
+    affinityterms,
+    framework,
+    interning,
+    namespaces,
+    podcounts,
+    pods,
+    requests,
+    workloads,
+)
 
 Object = dict[str, Any]
 
@@ -36,6 +46,26 @@ CPU, MEMORY, EPHEMERAL_STORAGE = 0, 1, 2
 
 _SCALARS_FROM = 3
 _VECTORS_KEPT = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moved:
+    """Pods to be moved in thought, with what they hold: only valid until the nodes change."""
+
+    pods: Sequence[pods.PodInfo]
+    rows: npt.NDArray[np.intp]  # (pods,), -1 on a node that isn't known
+    amounts: framework.Int64s  # (pods, resources)
+    nonzero: framework.Int64s  # (pods, 2)
+
+    def take(self, positions: Sequence[int]) -> "Moved":
+        """Some of them."""
+        chosen = np.array(positions, np.intp)
+        return Moved(
+            [self.pods[position] for position in positions],
+            self.rows[chosen],
+            self.amounts[chosen],
+            self.nonzero[chosen],
+        )
 
 
 class Snapshot:
@@ -66,14 +96,19 @@ class Snapshot:
         self._unschedulable = np.zeros(capacity, np.bool_)
         self._node_version = np.zeros(capacity, np.int64)
         self._pods_version = np.zeros(capacity, np.int64)
+        self._lowest_priority = np.zeros(capacity, np.int64)
+        self._lowest_known = 0  # the version up to which that is worked out
         self._labels = interning.Labels(capacity)
         self._taints: interning.Taints = interning.Dictionary(capacity)
         self._ports: interning.Ports[pods.HostPort] = interning.Ports(capacity)
         self.images = interning.Images(capacity)
+        self.workloads = workloads.Workloads()
+        self.namespaces = namespaces.Namespaces()
+        self._pods_by_kind = podcounts.PodCounts(capacity)
+        self._terms = affinityterms.HeldTerms(capacity)
         self._pods: dict[str, pods.PodInfo] = {}  # by uid: every pod that has a node name
         self._pods_on: dict[str, dict[str, pods.PodInfo]] = {}  # by node name, known or not
         self._assumed: set[str] = set()
-        self._anti_affine: dict[str, pods.PodInfo] = {}  # by uid
         self._vectors: dict[requests.Requests, framework.Int64s] = {}
 
     def __len__(self) -> int:
@@ -146,6 +181,27 @@ class Snapshot:
         """(nodes,): a code a value of the label, 0 where a node hasn't got it; None if none has."""
         column = self._labels.column(key)
         return None if column is None else column.codes[: self._size]
+
+    def label_code(self, key: str, value: str) -> int:
+        """The code of `value` in `label_codes(key)`; -1 if no node has it."""
+        column = self._labels.column(key)
+        return -1 if column is None else column.code_of(value)
+
+    def count_pods(self, question: podcounts.Question) -> npt.NDArray[np.int32]:
+        """(nodes,): how many pods of each node are meant."""
+        return self._pods_by_kind.column(question, self.row_of)[: self._size]
+
+    def terms_meaning(
+        self, pod: pods.PodInfo
+    ) -> list[tuple[affinityterms.Held, npt.NDArray[np.int32]]]:
+        """The terms held by pods that mean this one, and (nodes,) how many of each node hold it."""
+        if not self._terms:
+            return []
+        labels = self.namespaces.labels(pod.namespace)
+        return [
+            (held, column[: self._size])
+            for held, column in self._terms.meaning(pod.namespace, pod.labels, labels)
+        ]
 
     def ports(self) -> Iterator[tuple[pods.HostPort, npt.NDArray[np.int32]]]:
         """Each host port in use, and (nodes,) how many pods of each node hold it."""
@@ -253,6 +309,8 @@ class Snapshot:
         self._labels.move(source, target, _labels(self._nodes[source]))
         self._taints.move(source, target)
         self._ports.move(source, target)
+        self._pods_by_kind.move(source, target)
+        self._terms.move(source, target)
         self.images.move(source, target, self._image_names[source])
         self._nodes[target] = self._nodes[source]
         self._image_names[target] = self._image_names[source]
@@ -273,6 +331,7 @@ class Snapshot:
             self._unschedulable,
             self._node_version,
             self._pods_version,
+            self._lowest_priority,
         )
 
     def _grow(self, capacity: int) -> None:
@@ -285,9 +344,12 @@ class Snapshot:
         self._unschedulable = interning.longer(self._unschedulable, capacity)
         self._node_version = interning.longer(self._node_version, capacity)
         self._pods_version = interning.longer(self._pods_version, capacity)
+        self._lowest_priority = interning.longer(self._lowest_priority, capacity)
         self._labels.grow(capacity)
         self._taints.grow(capacity)
         self._ports.grow(capacity)
+        self._pods_by_kind.grow(capacity)
+        self._terms.grow(capacity)
         self.images.grow(capacity)
 
     # Pods
@@ -314,10 +376,6 @@ class Snapshot:
         """Every pod that has a node name."""
         return self._pods.values()
 
-    def pods_with_required_anti_affinity(self) -> Collection[pods.PodInfo]:
-        """The pods that keep others away."""
-        return self._anti_affine.values()
-
     def add_pod(self, pod: pods.PodInfo) -> None:
         """Takes in a pod with a node name as it is now: new, changed, or until now only assumed.
 
@@ -331,8 +389,6 @@ class Snapshot:
             self._put(pod)
         elif _occupies_alike(before, pod):
             self._pods[pod.uid] = self._pods_on[pod.node_name][pod.uid] = pod
-            if pod.uid in self._anti_affine:
-                self._anti_affine[pod.uid] = pod
         else:
             self._take(before)
             self._put(pod)
@@ -368,27 +424,95 @@ class Snapshot:
         self.remove_pod(uid)
         return True
 
+    def lowest_priority(self) -> framework.Int64s:
+        """(nodes,): the lowest priority of a pod there; the highest int64 where there is none.
+
+        Worked out when asked for, where pods changed since the last time.
+        """
+        nobody = np.iinfo(np.int64).max
+        for row in np.flatnonzero(self.pods_version > self._lowest_known).tolist():
+            there = self._pods_on.get(self.names[row])
+            self._lowest_priority[row] = (
+                min(pod.priority for pod in there.values()) if there else nobody
+            )
+        self._lowest_known = self.version
+        return self._lowest_priority[: self._size]
+
+    # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
+
+    def moved(self, moved: Sequence[pods.PodInfo]) -> "Moved":
+        """Some pods, made ready to be moved to and fro."""
+        rows = np.array([self.row_of.get(pod.node_name, -1) for pod in moved], np.intp)
+        vectors = [self._vector(pod.requests.held) for pod in moved]
+        if len({len(vector) for vector in vectors}) > 1:  # one of them brought a new resource
+            vectors = [self._vector(pod.requests.held) for pod in moved]
+        nonzero = [(pod.requests.nonzero_milli_cpu, pod.requests.nonzero_memory) for pod in moved]
+        shape = (len(moved), len(self._resources))
+        return Moved(
+            list(moved),
+            rows,
+            np.array(vectors, np.int64).reshape(shape),
+            np.array(nonzero, np.int64).reshape(len(moved), 2),
+        )
+
+    def set_aside(self, moved: "Moved") -> None:
+        """Doesn't count these pods for a moment, until `put_in`; who is assumed stays known."""
+        self._account_all(moved, -1)
+        for pod in moved.pods:
+            self._unlist(pod)
+
+    def put_in(self, moved: "Moved") -> None:
+        """Counts pods that were set aside; or, until `set_aside`, ones that aren't there."""
+        for pod in moved.pods:
+            self._list(pod)
+        self._account_all(moved, 1)
+
+    def _account_all(self, moved: "Moved", sign: int) -> None:
+        """`_account` for many pods at once; those on unknown nodes count nowhere."""
+        known = moved.rows >= 0
+        if not known.all():
+            moved = moved.take(np.flatnonzero(known).tolist())
+        rows = moved.rows
+        if not len(rows):
+            return
+        for column in range(moved.amounts.shape[1]):
+            np.add.at(self._requested[:, column], rows, sign * moved.amounts[:, column])
+        for column in range(2):
+            np.add.at(self._nonzero_requested[:, column], rows, sign * moved.nonzero[:, column])
+        np.add.at(self._pod_counts, rows, sign)
+        for row, pod in zip(rows.tolist(), moved.pods, strict=True):
+            self._count(row, pod, sign)
+        self.version += 1
+        self._pods_version[rows] = self.version
+
     def _put(self, pod: pods.PodInfo) -> None:
-        self._pods[pod.uid] = pod
-        self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
-        if pod.requires_anti_affinity:
-            self._anti_affine[pod.uid] = pod
+        self._list(pod)
         row = self.row_of.get(pod.node_name)
         if row is not None:
             self._touch_pods(row)
             self._account(row, pod, 1)
 
     def _take(self, pod: pods.PodInfo) -> None:
-        del self._pods[pod.uid]
-        self._anti_affine.pop(pod.uid, None)
-        on_node = self._pods_on[pod.node_name]
-        del on_node[pod.uid]
-        if not on_node:
-            del self._pods_on[pod.node_name]
         row = self.row_of.get(pod.node_name)
         if row is not None:
             self._touch_pods(row)
             self._account(row, pod, -1)
+        self._unlist(pod)
+
+    def _list(self, pod: pods.PodInfo) -> None:
+        """Notes a pod, before it is counted, where pods are looked up."""
+        self._pods[pod.uid] = pod
+        self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
+        self._pods_by_kind.add(pod)
+
+    def _unlist(self, pod: pods.PodInfo) -> None:
+        """Undoes `_list`, when the pod isn't counted any more."""
+        del self._pods[pod.uid]
+        on_node = self._pods_on[pod.node_name]
+        del on_node[pod.uid]
+        if not on_node:
+            del self._pods_on[pod.node_name]
+        self._pods_by_kind.remove(pod)
 
     def _touch_pods(self, row: int) -> None:
         self.version += 1
@@ -405,8 +529,14 @@ class Snapshot:
         self._nonzero_requested[row, 0] += sign * asked.nonzero_milli_cpu
         self._nonzero_requested[row, 1] += sign * asked.nonzero_memory
         self._pod_counts[row] += sign
+        self._count(row, pod, sign)
+
+    def _count(self, row: int, pod: pods.PodInfo, sign: int) -> None:
+        """The part of `_account` that is done pod by pod; the pod is listed meanwhile."""
         for port in pod.host_ports:
             self._ports.count(row, port, sign)
+        self._pods_by_kind.count(row, pod, sign)
+        self._terms.count(row, pod.affinity_terms.held, sign)
 
     def _vector(self, amounts: requests.Requests) -> framework.Int64s:
         """(resources,): the amounts as a row of `requested`."""

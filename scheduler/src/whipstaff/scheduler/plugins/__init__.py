@@ -1,22 +1,25 @@
 """The plugins that ship with the scheduler: one file a plugin, named as upstream's.
 
 `BUILT` is what a profile can name; a plugin that takes arguments has a `from_arguments`. Plugins of
-the stock scheduler that aren't here yet (PodTopologySpread, InterPodAffinity, the volume plugins,
-DynamicResources, DefaultPreemption, NodeDeclaredFeatures) come as files beside these and lines
-below; until then `whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
+the stock scheduler that aren't here yet (the volume plugins, DynamicResources, DefaultPreemption,
+NodeDeclaredFeatures) come as files beside these and lines below; until then
+`whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
 
 Answers to `pkg/scheduler/framework/plugins/registry.go`.
 """
 
 from whipstaff.scheduler import framework
 from whipstaff.scheduler.plugins import (
+    defaultpreemption,
     imagelocality,
+    interpodaffinity,
     nodeaffinity,
     nodename,
     nodeports,
     noderesourcesbalancedallocation,
     noderesourcesfit,
     nodeunschedulable,
+    podtopologyspread,
     prioritysort,
     schedulinggates,
     tainttoleration,
@@ -33,6 +36,9 @@ BUILT: dict[str, type[framework.Plugin]] = {
         nodeaffinity.NodeAffinity,
         nodeports.NodePorts,
         noderesourcesfit.NodeResourcesFit,
+        podtopologyspread.PodTopologySpread,
+        interpodaffinity.InterPodAffinity,
+        defaultpreemption.DefaultPreemption,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
     )

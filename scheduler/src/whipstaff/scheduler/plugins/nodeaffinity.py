@@ -104,11 +104,7 @@ class NodeAffinity(framework.Plugin):
     ) -> framework.Verdict | None:
         """Unresolvable: no eviction gives a node a label."""
         required = state.get(self.name) or _read_required(pod)
-        matched = np.ones(cluster.size_of(rows), np.bool_)
-        for requirement in required.labels:
-            matched &= cluster.matches(requirement, rows)
-        if required.selector is not None:
-            matched &= _any_term(required.selector.terms, cluster, rows)
+        matched = _meets(required, cluster, rows)
         if self._added is None:
             return framework.reject(~matched, REASON_POD)
         enforced = _any_term(self._added.terms, cluster, rows)
@@ -162,6 +158,24 @@ class NodeAffinity(framework.Plugin):
             return _preferred(pod.node_affinity.get(_PREFERRED) or ())
         except ValueError as error:
             raise framework.PluginError(self.name, str(error)) from error
+
+
+def matches(
+    pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
+) -> framework.Mask | None:
+    """(rows,): which nodes the pod's own selector and required affinity ask for; None for all."""
+    if not pod.node_selector and pod.node_affinity.get(_REQUIRED) is None:
+        return None
+    return _meets(_read_required(pod), cluster, rows)
+
+
+def _meets(required: _Required, cluster: snapshot.Snapshot, rows: framework.Rows) -> framework.Mask:
+    matched = np.ones(cluster.size_of(rows), np.bool_)
+    for requirement in required.labels:
+        matched &= cluster.matches(requirement, rows)
+    if required.selector is not None:
+        matched &= _any_term(required.selector.terms, cluster, rows)
+    return matched
 
 
 def _read_required(pod: pods.PodInfo) -> _Required:

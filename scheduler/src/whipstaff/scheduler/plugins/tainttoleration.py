@@ -35,15 +35,8 @@ class TaintToleration(framework.Plugin):
         rows: framework.Rows,
     ) -> framework.Verdict | None:
         """Unresolvable: no eviction takes a taint away."""
-        if not cluster.taints:
-            return None
-
-        def untolerated(taints: Iterable[interning.Taint]) -> bool:
-            objects = [taint._asdict() for taint in taints]
-            return selectors.untolerated_taint(objects, pod.tolerations) is not None
-
-        table = cluster.taints.table(untolerated, np.bool_)
-        return framework.reject(table[cluster.taint_codes(rows)], REASON)
+        unwelcome = untolerated(pod, cluster, rows)
+        return None if unwelcome is None else framework.reject(unwelcome, REASON)
 
     def score(
         self,
@@ -72,6 +65,25 @@ class TaintToleration(framework.Plugin):
     ) -> framework.Int64s:
         """The fewer, the better."""
         return framework.default_normalize(scores, reverse=True)
+
+
+def untolerated(
+    pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
+) -> framework.Mask | None:
+    """(rows,): which nodes have a NoSchedule or NoExecute taint that the pod doesn't tolerate.
+
+    None if no node has a taint.
+    """
+    if not cluster.taints:
+        return None
+
+    def keeps_away(taints: Iterable[interning.Taint]) -> bool:
+        objects = [taint._asdict() for taint in taints]
+        return selectors.untolerated_taint(objects, pod.tolerations) is not None
+
+    table = cluster.taints.table(keeps_away, np.bool_)
+    unwelcome: framework.Mask = table[cluster.taint_codes(rows)]
+    return unwelcome
 
 
 def _intolerable(taints: Iterable[interning.Taint], tolerations: list[Mapping[str, Any]]) -> int:

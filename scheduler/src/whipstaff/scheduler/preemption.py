@@ -1,0 +1,243 @@
+"""Which pods would have to go so that another one fits, and from which node it hurts least.
+
+No loop runs here. On each node in question all pods of a lower priority are taken away in thought;
+where the pod then fits, as many of them as possible are let back, the most important first and
+those that a PodDisruptionBudget protects before the others. The rest are the node's victims.
+
+Nodes are tried many at a time where no filter looks beyond its own node: in step k the k-th pod of
+every node is let back and all nodes are filtered at once, so that a hundred nodes take as many
+steps as the fullest of them has victims, and not a hundred times as many.
+
+Answers to `pkg/scheduler/framework/preemption/preemption.go` (DryRunPreemption, SelectCandidate)
+and to SelectVictimsOnNode in `pkg/scheduler/framework/plugins/defaultpreemption`. Left out:
+extenders, pod groups.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whipstaff.scheduler import disruption, framework, pods, snapshot
+
+if TYPE_CHECKING:
+    from whipstaff.scheduler import evaluation, trial
+
+NO_VICTIMS = "No preemption victims found for incoming pod"
+
+_LOWEST_PRIORITY = -(2**31)
+_SPARE = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that could take the pod without these pods, the most important one first."""
+
+    node: str
+    victims: tuple[pods.PodInfo, ...]
+    violations: int
+    """How many of them a PodDisruptionBudget protects."""
+
+
+@dataclasses.dataclass(slots=True)
+class Found:
+    """The nodes that would do, and why others wouldn't."""
+
+    candidates: list[Candidate]
+    reasons: Mapping[str, int]
+    """How many nodes each reason was given for."""
+    errors: list[framework.PluginError]
+
+
+Started = Callable[[pods.PodInfo], float]
+"""When a pod started to run, in seconds since the epoch; now for one that hasn't yet."""
+
+
+def importance(pod: pods.PodInfo, started: Started) -> tuple[int, float, float, str]:
+    """Sorts the most important pod first. Source: `MoreImportantPod`; what follows breaks ties."""
+    return -pod.priority, started(pod), pod.created, pod.key
+
+
+class DryRun:
+    """Finds victims on nodes. `may_go` says of a pod on a node whether it may be evicted at all."""
+
+    def __init__(
+        self,
+        trying: "trial.Trial",
+        cluster: snapshot.Snapshot,
+        budgets: Sequence[disruption.Budget],
+        started: Started,
+        may_go: Callable[[pods.PodInfo], bool],
+    ) -> None:
+        self._trying = trying
+        self._cluster = cluster
+        self._budgets = budgets
+        self._started = started
+        self._may_go = may_go
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self._errors: list[framework.PluginError] = []
+
+    def find(self, rows: Sequence[int], wanted: int) -> Found:
+        """Tries `rows` one after the other until `wanted` of them would do.
+
+        If each of these breaks a budget, it goes on until one is found that doesn't.
+        """
+        good: list[Candidate] = []
+        bad: list[Candidate] = []
+        rows = self._with_lower(rows)
+        start = 0
+        while start < len(rows):
+            missing = max(wanted - len(good) - len(bad), 1)
+            # A few more than are wanted, for some won't do, and the last few are as dear as many.
+            size = missing + missing // 8 + _SPARE if self._trying.is_local else 1
+            for candidate in self._try(rows[start : start + size]):
+                (bad if candidate.violations else good).append(candidate)
+                if good and len(good) + len(bad) >= wanted:
+                    return Found(good + bad[:wanted], self._reasons, self._errors)
+            start += size
+        return Found(good[:wanted] + bad[:wanted], self._reasons, self._errors)
+
+    def _try(self, rows: Sequence[int]) -> list[Candidate]:
+        """The candidates among `rows`; where a plugin fails, the others are tried without it."""
+        before = self._reasons.copy()
+        try:
+            return self._try_together(rows)
+        except framework.PluginError as error:
+            self._reasons = before
+            if len(rows) == 1:
+                self._errors.append(error)
+                self._reasons[str(error)] += 1
+                return []
+        finally:
+            self._trying.restore()
+        return [candidate for row in rows for candidate in self._try([row])]
+
+    def _try_together(self, rows: Sequence[int]) -> list[Candidate]:
+        """Finds the victims on all of `rows` at once."""
+        names = self._cluster.names
+        lower = {row: self._lower(names[row]) for row in rows}
+        self._nobody(sum(not found for found in lower.values()))
+        trying = [row for row in rows if lower[row]]
+        everybody = self._trying.ready([victim for row in trying for victim in lower[row]])
+        self._trying.remove(everybody)
+        places = {victim.uid: place for place, victim in enumerate(everybody.pods)}
+        attempts = [
+            _Attempt(row, places, *disruption.split(lower[row], self._budgets))
+            for row in self._fitting(trying)
+        ]
+        self._reprieve(attempts, everybody)
+        candidates = []
+        for attempt in attempts:
+            if not attempt.victims:
+                # It fits with everybody there: the node was refused for another reason than these.
+                text = f'expected at least one victim pod on node "{names[attempt.row]}"'
+                self._errors.append(framework.PluginError("", text))
+                self._reasons[text] += 1
+                continue
+            victims = attempt.victims
+            if 0 < attempt.protected < len(attempt.order):
+                victims.sort(key=lambda pod: importance(pod, self._started))
+            candidates.append(Candidate(names[attempt.row], tuple(victims), attempt.violations))
+        return candidates
+
+    def _with_lower(self, rows: Sequence[int]) -> list[int]:
+        """The rows where there is somebody less important at all."""
+        asked = np.array(rows, np.intp)
+        there = self._cluster.lowest_priority()[asked] < self._trying.pod.priority
+        found: list[int] = asked[there].tolist()
+        self._nobody(len(rows) - len(found))
+        return found
+
+    def _nobody(self, count: int) -> None:
+        if count:
+            self._reasons[NO_VICTIMS] += count
+
+    def _lower(self, node_name: str) -> list[pods.PodInfo]:
+        """The pods that may be evicted, the most important one first."""
+        lower = [
+            other
+            for other in self._cluster.pods_on(node_name)
+            if other.priority < self._trying.pod.priority and self._may_go(other)
+        ]
+        lower.sort(key=lambda pod: importance(pod, self._started))
+        return lower
+
+    def _fitting(self, rows: list[int]) -> list[int]:
+        """The rows that the pod fits now; why the others don't is counted."""
+        if not rows:
+            return []
+        filtered = self._trying.run_with_promises(np.array(rows, np.intp))
+        self._reasons.update(_reasons(filtered))
+        return [
+            row
+            for row, rejected_by in zip(rows, filtered.rejected_by.tolist(), strict=True)
+            if not rejected_by
+        ]
+
+    def _reprieve(self, attempts: Sequence["_Attempt"], everybody: snapshot.Moved) -> None:
+        """Lets back who can stay, one pod of each node a step."""
+        step = 0
+        while going := [attempt for attempt in attempts if step < len(attempt.order)]:
+            self._trying.add(everybody.take([attempt.places[step] for attempt in going]))
+            rows = np.array([attempt.row for attempt in going], np.intp)
+            filtered = self._trying.run_with_promises(rows)
+            rejected = [going[index] for index in np.flatnonzero(filtered.rejected_by).tolist()]
+            self._trying.remove(everybody.take([attempt.places[step] for attempt in rejected]))
+            for attempt in rejected:
+                attempt.victims.append(attempt.order[step])
+                attempt.violations += step < attempt.protected
+            step += 1
+
+
+class _Attempt:
+    """What is known of one node so far: who is let back in which order, and who had to go."""
+
+    __slots__ = ("order", "places", "protected", "row", "victims", "violations")
+
+    def __init__(
+        self,
+        row: int,
+        places: Mapping[str, int],
+        protected: list[pods.PodInfo],
+        others: list[pods.PodInfo],
+    ) -> None:
+        self.row = row
+        self.order = [*protected, *others]
+        self.places = [places[pod.uid] for pod in self.order]
+        self.protected = len(protected)
+        self.victims: list[pods.PodInfo] = []
+        self.violations = 0
+
+
+def _reasons(filtered: "evaluation.Filtered") -> Iterator[str]:
+    """Each reason that a row was rejected for, once a row."""
+    for index, column in enumerate(filtered.columns):
+        numbers = column.reasons[filtered.rejected_by == index + 1] if column.texts else ()
+        for number in np.asarray(numbers).tolist():
+            yield from column.texts[number]
+
+
+def choose(candidates: Iterable[Candidate], started: Started) -> Candidate:
+    """The node where evictions hurt least; the first of several.
+
+    In this order: fewest pods that a budget protects, the lowest priority of the most important
+    victim, the smallest sum of priorities, the fewest victims, and of the most important victims'
+    earliest start the latest. Source: `pickOneNodeForPreemption`.
+    """
+    return min(candidates, key=lambda candidate: cost(candidate, started))
+
+
+def cost(candidate: Candidate, started: Started) -> tuple[int, int, int, int, float]:
+    """What `choose` compares, the smallest being the best."""
+    highest = max(victim.priority for victim in candidate.victims)
+    return (
+        candidate.violations,
+        highest,
+        # Counted from the lowest priority, so that several pods of a negative one aren't better
+        # than one of them.
+        sum(victim.priority - _LOWEST_PRIORITY for victim in candidate.victims),
+        len(candidate.victims),
+        -min(started(victim) for victim in candidate.victims if victim.priority == highest),
+    )

@@ -57,7 +57,7 @@ async def test_controllers_that_are_killed_again_and_again(
     plane: envtest.ControlPlane, tmp_path: pathlib.Path, full: bool
 ) -> None:
     async with chaos.judged(plane, tmp_path, "killed", seed=1) as trial:
-        for _ in range(200 if full else 6):
+        for _ in range(200 if full else 5):
             await trial.kill()
 
 
@@ -67,7 +67,7 @@ async def test_kills_and_faults_of_every_kind_together(
     async with chaos.judged(plane, tmp_path, "together", seed=2) as trial:
         if full:
             trial.users.never("make_anew", "orphan")  # see `restart_apiserver`
-        for turn in range(40 if full else 4):
+        for turn in range(40 if full else 3):
             trial.between.faults = proxy.Faults(
                 writes=EVERY_WRITE,
                 rate=0.2,

@@ -4,7 +4,7 @@
 - ``flaky-N:...`` fails in the first N pods of each ReplicaSet, and serves in the others;
 - every other image serves at once.
 
-Nothing depends on a pod's name. Pods that are deleted end at once. The nodes are kept ready.
+Nothing depends on a pod's name. Pods that are deleted end soon. The nodes are kept ready.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ NODES = ("node-a", "node-b", "node-c")
 _FLAKY = re.compile(r"flaky-(\d+):")
 _AT_ONCE = 32
 _HEARTBEAT = 10.0
+_LEAVING = 0.2
+"""Seconds that a pod takes to end: long enough to be seen."""
 _GONE = (errors.NotFound, errors.Conflict)
 """A pod that is gone, or another one by now."""
 
@@ -108,10 +110,11 @@ class _Kubelet:
     def on_update(self, _: Object, pod: Object) -> None:
         if objects.is_terminating(pod) and objects.uid(pod) not in self._ending:
             self._ending.add(objects.uid(pod))
-            self._do(functools.partial(self._end, pod))
+            self._do(functools.partial(self._end, pod), after=_LEAVING)
 
-    def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+    def _do(self, work: Callable[[], Awaitable[None]], after: float = 0.0) -> None:
         async def in_turn() -> None:
+            await asyncio.sleep(after)
             async with self._turn:
                 await work()
 

@@ -47,6 +47,7 @@ from whipstaff.scheduler import (
     queue,
     queueing_hints,
     snapshot,
+    storage_state,
 )
 
 DRAIN_BINDINGS = 10.0
@@ -70,6 +71,7 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
         for resource in (resources.PODS, resources.NODES)
         for verb in ("get", "list", "watch")
     ]
+    needed += storage_access(settings)
     needed += [
         preflight.Access("create", resources.PODS, "binding"),
         preflight.Access("patch", resources.PODS, "status"),
@@ -84,6 +86,23 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
             preflight.Access("update", resources.LEASES, namespace=space, name=name),
         ]
     return needed
+
+
+def storage_access(settings: configuration.Configuration) -> list[preflight.Access]:
+    """The rights that plugins for volumes need, where there are such plugins."""
+    if storage_state.PLUGINS.isdisjoint(
+        name for wanted in settings.profiles for name in wanted.names()
+    ):
+        return []
+    written = (resources.PERSISTENTVOLUMES, resources.PERSISTENTVOLUMECLAIMS)
+    return [
+        *(
+            preflight.Access(verb, resource)
+            for resource in storage_state.RESOURCES
+            for verb in ("list", "watch")
+        ),
+        *(preflight.Access("patch", resource) for resource in written),
+    ]
 
 
 def build_profiles(settings: configuration.Configuration) -> dict[str, profile.Profile]:
@@ -164,6 +183,12 @@ class Scheduler:
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
         self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
         self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
+        self._others = storage_state.informers(
+            api,
+            self._cluster.storage,
+            self._waiting,
+            [name for built in profiles.values() for name in built.plugins],
+        )
         self._recorders = {
             name: events.Recorder(
                 side_api,
@@ -218,7 +243,7 @@ class Scheduler:
                     await self._elector.run(self._lead)
             finally:
                 self._stopping = True
-                await asyncio.gather(self._pods.stop(), self._nodes.stop())
+                await asyncio.gather(*(watched.stop() for watched in self._watched()))
                 for writer in writers:
                     writer.cancel()
 
@@ -226,14 +251,17 @@ class Scheduler:
         """Starts to watch, once. An informer that fails takes the process with it."""
         if not self._watching:
             self._watching = True
-            # Nodes first: a pod is decided about only when both are there.
-            for watched in (self._nodes, self._pods):
+            for watched in self._watched():
                 self._background.create_task(_follow(watched.start()))
+
+    def _watched(self) -> list[informer.Informer]:
+        """Pods last: they are decided about only when all that matters to them is there."""
+        return [*self._others, self._nodes, self._pods]
 
     async def _lead(self) -> None:
         self._watch()
-        await self._nodes.wait_synced()
-        await self._pods.wait_synced()
+        for watched in self._watched():
+            await watched.wait_synced()
         self._synced()
         _log.info("scheduling", nodes=len(self._cluster), pods=self._cluster.pod_count)
         try:
@@ -279,8 +307,9 @@ class Scheduler:
             self._elector.check()
 
     def _check_synced(self) -> None:
-        if not (self._pods.synced.is_set() and self._nodes.synced.is_set()):
-            raise errors.WhipstaffError("pods and nodes are not read yet")
+        if missing := [each for each in self._watched() if not each.synced.is_set()]:
+            names = ", ".join(each.resource.name for each in missing)
+            raise errors.WhipstaffError(f"not read yet: {names}")
 
     def _check_running(self) -> None:
         if self._stopping:

@@ -10,16 +10,20 @@ second of them with what it worked out for the first (upstream's SignPod has the
 
 import dataclasses
 import datetime
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
-from whipstaff.scheduler import requests
+from whipstaff.scheduler import csi_migration, requests
 
 Object = dict[str, Any]
 
 DEFAULT_SCHEDULER_NAME = "default-scheduler"
+PLACED_VOLUMES = frozenset({"persistentVolumeClaim", "ephemeral", "iscsi", "rbd"}) | (
+    csi_migration.SOURCES
+)
+"""The kinds of volumes that say something about where a pod can be."""
 WILDCARD_IP = "0.0.0.0"  # noqa: S104 - nothing is bound: a pod that names no address means all
 
 
@@ -55,6 +59,7 @@ class PodInfo:
     images: tuple[str, ...]  # with a tag; one a container and image volume, in upstream's order
     container_count: int  # containers and init containers
     scheduling_gates: tuple[str, ...]
+    volumes: tuple[Mapping[str, Any], ...]  # as in the spec, of the kinds in `PLACED_VOLUMES`
     _class_key: Hashable = None
 
     @classmethod
@@ -89,6 +94,11 @@ class PodInfo:
             images=_images(spec),
             container_count=len(containers) + len(init_containers),
             scheduling_gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+            volumes=tuple(
+                volume
+                for volume in spec.get("volumes") or ()
+                if not PLACED_VOLUMES.isdisjoint(volume)
+            ),
         )
 
     def on_node(self, node_name: str) -> "PodInfo":
@@ -111,6 +121,14 @@ class PodInfo:
         """Whether the pod keeps some other pods away from its node, zone or the like."""
         terms = self.affinity.get("podAntiAffinity") or {}
         return bool(terms.get("requiredDuringSchedulingIgnoredDuringExecution"))
+
+    def claims(self) -> Iterator[tuple[str, bool]]:
+        """The key of each claim that it uses, and whether the claim is made for it alone."""
+        for volume in self.volumes:
+            if (source := volume.get("persistentVolumeClaim")) is not None:
+                yield f"{self.namespace}/{source['claimName']}", False
+            elif volume.get("ephemeral") is not None:
+                yield f"{self.namespace}/{self.name}-{volume['name']}", True
 
     @property
     def class_key(self) -> Hashable:

@@ -56,6 +56,10 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodeAffinity",
         "NodePorts",
         "NodeResourcesFit",
+        "VolumeRestrictions",
+        "NodeVolumeLimits",
+        "VolumeZone",
+        "NodeDeclaredFeatures",
         "Unsupported",
     ]
     assert [(entry.name, entry.weight) for entry in built.scorers] == [
@@ -69,13 +73,18 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "Unsupported",
         "NodeAffinity",
         "NodePorts",
+        "VolumeRestrictions",
+        "NodeVolumeLimits",
+        "VolumeZone",
+        "NodeDeclaredFeatures",
     ]
 
 
 def test_everything_that_ships_is_asked_once_for_pods_that_look_alike() -> None:
     built = profile.default_profile("default-scheduler")
 
-    assert {entry.name for entry in built.filters if not entry.kept} == {"Unsupported"}
+    asked_anew = {entry.name for entry in built.filters if not entry.kept}
+    assert asked_anew == {"Unsupported", "VolumeRestrictions"}
     assert all(entry.kept and entry.shipped for entry in built.scorers)
 
 

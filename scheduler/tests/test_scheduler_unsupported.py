@@ -36,15 +36,6 @@ TERM = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}
         ({"volumes": [{"name": "v", "ephemeral": {}}]}, "generic ephemeral volumes"),
         ({"volumes": [{"name": "v", "iscsi": {}}]}, "iscsi volumes"),
         ({"resourceClaims": [{"name": "gpu"}]}, "DynamicResources"),
-        ({"hostNetwork": True, "hostUsers": False}, "NodeDeclaredFeatures"),
-        (
-            {
-                "containers": [
-                    {"name": "c", "restartPolicyRules": [{"action": "RestartAllContainers"}]}
-                ]
-            },
-            "NodeDeclaredFeatures",
-        ),
     ],
 )
 def test_a_pod_that_needs_what_is_not_built_stays_pending_and_is_told_why(

@@ -95,6 +95,10 @@ class Decider:
                 answer = _ask_pre_filter(entry, known.state, pod, self._cluster)
                 known.pre_filtered[entry.plugin.name] = answer
         known.pre = evaluation.pre_filter(iter(known.pre_filtered.items()))
+        names = [entry.plugin.name for entry in plugins.pre_filters]
+        known.pre_alone = evaluation.pre_filter(
+            (name, known.pre_filtered.get(name, framework.SKIP)) for name in names
+        )
         return known
 
     def _pre_filter(
@@ -115,6 +119,8 @@ class Decider:
         if known is not None:
             if not any(answered.values()):
                 return known.pre
+            if all(answer is framework.SKIP for answer in answered.values()):
+                return known.pre_alone
             answered = {
                 entry.plugin.name: known.pre_filtered.get(
                     entry.plugin.name, answered.get(entry.plugin.name)

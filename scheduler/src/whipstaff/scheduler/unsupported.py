@@ -100,20 +100,6 @@ def features(pod: pods.PodInfo) -> Iterator[str]:
             yield f"{_VOLUME_NAMES.get(kind, f'{kind} volumes')} (volume plugins)"
     if spec.get("resourceClaims"):
         yield "resource claims (DynamicResources)"
-    if _needs_declared_features(spec):
-        yield "features that nodes declare (NodeDeclaredFeatures)"
-
-
-def _needs_declared_features(spec: Mapping[str, Any]) -> bool:
-    """Source: `k8s.io/component-helpers/nodedeclaredfeatures/features`, for scheduling."""
-    if spec.get("hostNetwork") and spec.get("hostUsers") is False:
-        return True
-    return any(
-        rule.get("action") == "RestartAllContainers"
-        for kind in ("containers", "initContainers")
-        for container in spec.get(kind) or ()
-        for rule in container.get("restartPolicyRules") or ()
-    )
 
 
 def _may_match(term: Mapping[str, Any], holder: pods.PodInfo, pod: pods.PodInfo) -> bool:

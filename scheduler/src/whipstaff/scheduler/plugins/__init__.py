@@ -12,14 +12,18 @@ from whipstaff.scheduler import framework
 from whipstaff.scheduler.plugins import (
     imagelocality,
     nodeaffinity,
+    nodedeclaredfeatures,
     nodename,
     nodeports,
     noderesourcesbalancedallocation,
     noderesourcesfit,
     nodeunschedulable,
+    nodevolumelimits,
     prioritysort,
     schedulinggates,
     tainttoleration,
+    volumerestrictions,
+    volumezone,
 )
 
 BUILT: dict[str, type[framework.Plugin]] = {
@@ -33,7 +37,11 @@ BUILT: dict[str, type[framework.Plugin]] = {
         nodeaffinity.NodeAffinity,
         nodeports.NodePorts,
         noderesourcesfit.NodeResourcesFit,
+        volumerestrictions.VolumeRestrictions,
+        nodevolumelimits.NodeVolumeLimits,
+        volumezone.VolumeZone,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
+        nodedeclaredfeatures.NodeDeclaredFeatures,
     )
 }

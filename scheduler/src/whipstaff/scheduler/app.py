@@ -33,6 +33,7 @@ from whipstaff.runtime import (
 )
 from whipstaff.scheduler import (
     binder,
+    binding_cycle,
     cluster_state,
     configuration,
     cycle,
@@ -181,7 +182,12 @@ class Scheduler:
             transform=pruning.pod,
         )
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
-        self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
+        handle = binding_cycle.Handle(api, self._cluster, self._pods.get)
+        self._pods.add_handler(
+            cluster_state.PodHandler(
+                self._cluster, self._waiting, profiles, handle.waiting_pods.reject_removed
+            )
+        )
         self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
         self._others = storage_state.informers(
             api,
@@ -210,6 +216,7 @@ class Scheduler:
             decider=decision.Decider(self._cluster, random.Random(",".join(profiles))),
             profiles=profiles,
             latest=self._pods.get,
+            handle=handle,
             recorders=self._recorders,
             conditions=self._conditions,
             ring=self._ring,

@@ -45,6 +45,8 @@ class Decision:
     evaluated: int
     """How many nodes the filters were asked about."""
     failure: diagnosis.FitError | None = None
+    state: framework.CycleState = dataclasses.field(default_factory=dict)
+    """What the plugins noted that were asked about this very pod."""
 
 
 class Decider:
@@ -164,7 +166,7 @@ class Decider:
             names = [cluster.names[row] for row in rows.tolist()]
             return self._unfit(plugins, names, filtered, absent, pre)
         scored = evaluation.score_rows(plugins, pod, cluster, state, feasible)
-        return self._chosen(feasible, scored, len(rows))
+        return self._chosen(feasible, scored, len(rows), state)
 
     def _decide_by_class(
         self,
@@ -186,6 +188,7 @@ class Decider:
                     known.weighted_at(row),
                     known.feasible_count,
                     len(cluster),
+                    state=state,
                 )
             return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
         feasible = np.flatnonzero(filtered.rejected_by == 0)
@@ -195,7 +198,7 @@ class Decider:
         scored = evaluation.score_rows(
             plugins, pod, cluster, state, feasible, known.raw_at(feasible)
         )
-        return self._chosen(feasible, scored, len(cluster))
+        return self._chosen(feasible, scored, len(cluster), state)
 
     def _filter_anew(
         self,
@@ -238,7 +241,11 @@ class Decider:
         return int(best[self._rng.randrange(len(best)) if len(best) > 1 else 0])
 
     def _chosen(
-        self, feasible: evaluation.Indices, scored: evaluation.Scored, evaluated: int
+        self,
+        feasible: evaluation.Indices,
+        scored: evaluation.Scored,
+        evaluated: int,
+        state: framework.CycleState,
     ) -> Decision:
         position = self._pick(scored.total)
         return Decision(
@@ -247,6 +254,7 @@ class Decider:
             {name: int(scores[position]) for name, scores in scored.weighted.items()},
             len(feasible),
             evaluated,
+            state=state,
         )
 
     def _unfit(

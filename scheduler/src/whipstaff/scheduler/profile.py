@@ -70,6 +70,10 @@ _METHODS: dict[str, tuple[str, ...]] = {
     "filter": ("filter", "filter_node"),
     "preScore": ("pre_score",),
     "score": ("score", "score_node"),
+    "reserve": ("reserve",),
+    "permit": ("permit",),
+    "preBind": ("pre_bind",),
+    "postBind": ("post_bind",),
 }
 
 Factory = Callable[..., framework.Plugin]
@@ -163,6 +167,18 @@ class Profile:
         self.scorers = tuple(
             scorer_of(plugin, weight_of.get(plugin.name) or 1, plugin in pre_scores)
             for plugin in at("score")
+        )
+        self.reserves = tuple(
+            plugin for plugin in at("reserve") if isinstance(plugin, framework.ReservePlugin)
+        )
+        self.permits = tuple(
+            plugin for plugin in at("permit") if isinstance(plugin, framework.PermitPlugin)
+        )
+        self.pre_binds = tuple(
+            plugin for plugin in at("preBind") if isinstance(plugin, framework.PreBindPlugin)
+        )
+        self.post_binds = tuple(
+            plugin for plugin in at("postBind") if isinstance(plugin, framework.PostBindPlugin)
         )
         self.signers = tuple(plugin for plugin in by_name.values() if _is_signed(plugin))
 

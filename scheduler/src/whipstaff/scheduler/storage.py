@@ -290,15 +290,8 @@ class Storage:
                 self._meant.setdefault(after.claim.key, {})[name] = after
 
     def _class_changed(self, name: str) -> None:
-        """Claims without a volume are counted as of their class's driver."""
-        self._changed(
-            [
-                key
-                for key, claim in self._claims.items()
-                if claim.class_name == name and not claim.is_bound
-            ],
-            (),
-        )
+        """Claims whose volume isn't there (yet) are counted as of their class's driver."""
+        self._changed([key for key, claim in self._claims.items() if claim.class_name == name], ())
 
     def _tell(self, topic: str) -> None:
         for listener in tuple(self._listeners.get(topic, ())):

@@ -58,6 +58,7 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodeResourcesFit",
         "VolumeRestrictions",
         "NodeVolumeLimits",
+        "VolumeBinding",
         "VolumeZone",
         "NodeDeclaredFeatures",
         "Unsupported",
@@ -69,12 +70,15 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         ("NodeResourcesBalancedAllocation", 1),
         ("ImageLocality", 1),
     ]
+    assert [plugin.name for plugin in built.reserves] == ["VolumeBinding"]
+    assert [plugin.name for plugin in built.pre_binds] == ["VolumeBinding"]
     assert [entry.plugin.name for entry in built.pre_filters] == [
         "Unsupported",
         "NodeAffinity",
         "NodePorts",
         "VolumeRestrictions",
         "NodeVolumeLimits",
+        "VolumeBinding",
         "VolumeZone",
         "NodeDeclaredFeatures",
     ]

@@ -32,9 +32,6 @@ TERM = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}
             {"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]},
             "PodTopologySpread",
         ),
-        ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}, "persistent"),
-        ({"volumes": [{"name": "v", "ephemeral": {}}]}, "generic ephemeral volumes"),
-        ({"volumes": [{"name": "v", "iscsi": {}}]}, "iscsi volumes"),
         ({"resourceClaims": [{"name": "gpu"}]}, "DynamicResources"),
     ],
 )
@@ -58,6 +55,7 @@ def test_a_pod_that_needs_what_is_not_built_stays_pending_and_is_told_why(
         {"affinity": {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": TERM}]}}},
         {"topologySpreadConstraints": [{"whenUnsatisfiable": "ScheduleAnyway"}]},
         {"volumes": [{"name": "v", "configMap": {}}, {"name": "w", "emptyDir": {}}]},
+        {"volumes": [{"name": "v", "csi": {"driver": "d"}}, {"name": "w", "nfs": {}}]},
         {"volumes": [{"name": "v", "projected": {}}], "hostUsers": False},
     ],
 )

@@ -47,6 +47,7 @@ class Claim:
     attributes_class: str
     phase: str
     is_terminating: bool
+    is_annotated: bool  # with whatever
     bind_completed: bool
     selected_node: str | None
     owner_uid: str  # of its controller; "" without one
@@ -182,6 +183,7 @@ def read_claim(raw: Object) -> Claim:
         attributes_class=spec.get("volumeAttributesClassName") or "",
         phase=(raw.get("status") or {}).get("phase") or "",
         is_terminating=metadata.get("deletionTimestamp") is not None,
+        is_annotated=bool(annotations),
         bind_completed=BIND_COMPLETED in annotations,
         selected_node=annotations.get(SELECTED_NODE),
         owner_uid="" if owner is None else owner["uid"],

@@ -1,11 +1,11 @@
 """Keeps pods from being placed where a plugin that isn't built yet might have said no.
 
 No loop runs here. **This module is to be deleted**, feature by feature, as the plugins it stands in
-for are built: InterPodAffinity, PodTopologySpread, the volume plugins, DynamicResources and
-NodeDeclaredFeatures. It runs before the others in every profile. A pod that needs one of them stays
-pending with a reason that names what is missing, and a pod that another pod's required
-anti-affinity keeps out of a zone or off a node stays out. What is merely preferred (preferred
-affinity, ScheduleAnyway) is passed over: it only ever moves scores.
+for are built: InterPodAffinity, PodTopologySpread and DynamicResources. It runs before the others
+in every profile. A pod that needs one of them stays pending with a reason that names what is
+missing, and a pod that another pod's required anti-affinity keeps out of a zone or off a node stays
+out. What is merely preferred (preferred affinity, ScheduleAnyway) is passed over: it only ever
+moves scores.
 
 Answers to no upstream file.
 """
@@ -21,26 +21,6 @@ from whipstaff.scheduler import framework, pods, snapshot
 REASON_ANTI_AFFINITY = "node(s) didn't satisfy existing pods anti-affinity rules"
 
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_ANYWHERE = frozenset(
-    {
-        "configMap",
-        "downwardAPI",
-        "emptyDir",
-        "flexVolume",
-        "gitRepo",
-        "hostPath",
-        "image",
-        "nfs",
-        "projected",
-        "secret",
-    }
-)
-"""Kinds of volumes that no filter looks at."""
-
-_VOLUME_NAMES = {
-    "persistentVolumeClaim": "persistent volume claims",
-    "ephemeral": "generic ephemeral volumes",
-}
 
 
 class Unsupported(framework.Plugin):
@@ -95,9 +75,6 @@ def features(pod: pods.PodInfo) -> Iterator[str]:
     for constraint in spec.get("topologySpreadConstraints") or ():
         if constraint.get("whenUnsatisfiable") != "ScheduleAnyway":
             yield "DoNotSchedule topology spread constraints (PodTopologySpread)"
-    for volume in spec.get("volumes") or ():
-        for kind in volume.keys() - _ANYWHERE - {"name"}:
-            yield f"{_VOLUME_NAMES.get(kind, f'{kind} volumes')} (volume plugins)"
     if spec.get("resourceClaims"):
         yield "resource claims (DynamicResources)"
 

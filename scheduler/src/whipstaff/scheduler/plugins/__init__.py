@@ -1,8 +1,8 @@
 """The plugins that ship with the scheduler: one file a plugin, named as upstream's.
 
 `BUILT` is what a profile can name; a plugin that takes arguments has a `from_arguments`. Plugins of
-the stock scheduler that aren't here yet (PodTopologySpread, InterPodAffinity, the volume plugins,
-DynamicResources, DefaultPreemption, NodeDeclaredFeatures) come as files beside these and lines
+the stock scheduler that aren't here yet (PodTopologySpread, InterPodAffinity, DynamicResources,
+DefaultPreemption) come as files beside these and lines
 below; until then `whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
 
 Answers to `pkg/scheduler/framework/plugins/registry.go`.
@@ -22,6 +22,7 @@ from whipstaff.scheduler.plugins import (
     prioritysort,
     schedulinggates,
     tainttoleration,
+    volumebinding,
     volumerestrictions,
     volumezone,
 )
@@ -39,6 +40,7 @@ BUILT: dict[str, type[framework.Plugin]] = {
         noderesourcesfit.NodeResourcesFit,
         volumerestrictions.VolumeRestrictions,
         nodevolumelimits.NodeVolumeLimits,
+        volumebinding.VolumeBinding,
         volumezone.VolumeZone,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,

@@ -490,14 +490,3 @@ async def test_a_bound_volume_keeps_its_pods_in_its_zone(
             "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, "
             "1 node(s) had no available volume zone.",
         )
-
-
-async def test_a_pod_with_a_resource_claim_waits_and_says_why(cluster: Any) -> None:
-    await cluster.node("node-a")
-    async with cluster.scheduling():
-        await cluster.pod("pod", resourceClaims=[{"name": "gpu", "resourceClaimName": "gpu"}])
-        await cluster.refused(
-            "pod",
-            "0/1 nodes are available: pod needs what this scheduler doesn't support yet: "
-            "resource claims (DynamicResources).",
-        )

@@ -12,12 +12,14 @@ neighbours read them, and to `k8s.io/component-helpers/storage/{volume,ephemeral
 import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 from whipstaff.runtime import objects, quantities, selectors
 from whipstaff.scheduler import csi_migration
 
 Object = dict[str, Any]
+Size: TypeAlias = int | Fraction
+"""Bytes, exactly. Whole numbers are ints, which compare ten times as fast."""
 
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
@@ -41,7 +43,7 @@ class Claim:
     class_name: str  # "" for none
     volume_name: str  # "" while it is bound to none
     access_modes: tuple[str, ...]
-    requested: Fraction | None  # bytes; None where it asks for no size
+    requested: Size | None  # None where it asks for no size
     selector: selectors.Selector | None  # None: any volume
     mode: str
     attributes_class: str
@@ -84,7 +86,7 @@ class Volume:
     name: str
     resource_version: str
     class_name: str
-    capacity: Fraction  # bytes
+    capacity: Size
     claim: ClaimReference | None
     access_modes: frozenset[str]
     mode: str
@@ -177,7 +179,7 @@ def read_claim(raw: Object) -> Claim:
         class_name=_class_name(annotations, spec),
         volume_name=spec.get("volumeName") or "",
         access_modes=tuple(spec.get("accessModes") or ()),
-        requested=None if size is None else quantities.parse(size),
+        requested=None if size is None else _size(size),
         selector=_claim_selector(spec.get("selector")),
         mode=spec.get("volumeMode") or _FILESYSTEM,
         attributes_class=spec.get("volumeAttributesClassName") or "",
@@ -200,7 +202,7 @@ def read_volume(raw: Object) -> Volume:
         name=metadata["name"],
         resource_version=metadata.get("resourceVersion") or "",
         class_name=_class_name(annotations, spec),
-        capacity=quantities.parse((spec.get("capacity") or {}).get("storage", "0")),
+        capacity=_size((spec.get("capacity") or {}).get("storage", "0")),
         claim=None
         if reference is None
         else ClaimReference(
@@ -283,6 +285,11 @@ def read_attachment(raw: Object) -> Attachment:
         spec.get("attacher") or "",
         (spec.get("source") or {}).get("persistentVolumeName") or "",
     )
+
+
+def _size(text: str) -> Size:
+    amount = quantities.parse(text)
+    return amount.numerator if amount.denominator == 1 else amount
 
 
 def _class_name(annotations: Mapping[str, str], spec: Mapping[str, Any]) -> str:

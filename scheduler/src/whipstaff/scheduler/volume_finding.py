@@ -107,6 +107,7 @@ class _Search:
         self._indices: Positions = np.arange(len(cluster))[rows]
         self._size = len(self._indices)
         self._everywhere: Positions = np.arange(self._size)
+        self._nowhere = self._everywhere[:0]
         self._tables: dict[str, dict[int, Positions]] = {}
         self._numbers: dict[str, int] = {}
         self.volumes: list[Volume] = []
@@ -274,14 +275,15 @@ class _Search:
         """Where one of the terms holds. A volume's affinity knows nodes by their labels only."""
         if affinity is None:
             return self._everywhere
+        if len(affinity.terms) == 1 and not affinity.terms[0].fields:
+            expressions = affinity.terms[0].expressions
+            return self._where(expressions) if expressions else self._nowhere
         terms = [
             term.expressions
             for term in affinity.terms
             if all(field.operator == "NotIn" for field in term.fields)
             and (term.expressions or term.fields)
         ]
-        if len(terms) == 1:
-            return self._where(terms[0])
         matched = np.zeros(self._size, np.bool_)
         for expressions in terms:
             matched[self._where(expressions)] = True
@@ -302,13 +304,14 @@ class _Search:
         table = self._tables.get(requirement.key)
         if table is None:
             table = self._tables[requirement.key] = self._table(requirement.key)
-        codes = (
-            self._cluster.label_code(requirement.key, value) for value in set(requirement.values)
-        )
-        found = [table[code] for code in codes if code in table]
+        found = [
+            table[code]
+            for value in set(requirement.values)
+            if (code := self._cluster.label_code(requirement.key, value)) in table
+        ]
         if len(found) == 1:
             return found[0]
-        return np.concatenate(found) if found else self._everywhere[:0]
+        return np.concatenate(found) if found else self._nowhere
 
     def _table(self, key: str) -> dict[int, Positions]:
         """The positions of the nodes that have a label, by the code of its value."""

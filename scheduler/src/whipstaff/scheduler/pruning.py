@@ -11,6 +11,8 @@ everything that a plugin of upstream's reads, and annotations, for plugins of on
 
 from typing import Any
 
+from whipstaff.scheduler import csi_migration
+
 Object = dict[str, Any]
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -91,14 +93,14 @@ def storage_class(raw: Object) -> Object:
 
 
 def csi_node(raw: Object) -> Object:
-    """A CSINode without what no scheduling plugin reads; in place."""
-    _prune_metadata(raw["metadata"])
-    raw["spec"] = {
-        "drivers": [
-            _only(driver, ("name", "allocatable")) for driver in raw["spec"].get("drivers") or ()
-        ]
-    }
-    return raw
+    """A CSINode without what no scheduling plugin reads: there is one for each node; in place."""
+    annotations = raw["metadata"].get("annotations") or {}
+    metadata = _only(raw["metadata"], ("name", "uid", "resourceVersion"))
+    metadata["annotations"] = _only(annotations, (csi_migration.MIGRATED_PLUGINS,))
+    drivers = [
+        _only(driver, ("name", "allocatable")) for driver in raw["spec"].get("drivers") or ()
+    ]
+    return {"metadata": metadata, "spec": {"drivers": drivers}}
 
 
 def bare(raw: Object) -> Object:

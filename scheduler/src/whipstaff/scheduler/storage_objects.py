@@ -10,6 +10,7 @@ neighbours read them, and to `k8s.io/component-helpers/storage/{volume,ephemeral
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -243,14 +244,13 @@ def read_class(raw: Object) -> StorageClass:
 def read_csi_node(raw: Object) -> CSINode:
     """Reads a raw CSINode."""
     annotations = raw["metadata"].get("annotations") or {}
-    migrated = annotations.get(csi_migration.MIGRATED_PLUGINS) or ""
     return CSINode(
         limits={
             driver["name"]: driver["allocatable"]["count"]
             for driver in (raw.get("spec") or {}).get("drivers") or ()
             if (driver.get("allocatable") or {}).get("count") is not None
         },
-        migrated=frozenset(migrated.split(",")) - {""},
+        migrated=_migrated(annotations.get(csi_migration.MIGRATED_PLUGINS) or ""),
     )
 
 
@@ -285,6 +285,12 @@ def read_attachment(raw: Object) -> Attachment:
         spec.get("attacher") or "",
         (spec.get("source") or {}).get("persistentVolumeName") or "",
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _migrated(text: str) -> frozenset[str]:
+    """The names in the annotation, of which most nodes have the same."""
+    return frozenset(text.split(",")) - {""}
 
 
 def _size(text: str) -> Size:

@@ -261,6 +261,12 @@ def test_two_claims_need_two_volumes() -> None:
     assert ask(cluster, "c", "d") == {"a": (), "b": (NO_VOLUME,), "c": (NO_VOLUME,)}
 
 
+def test_a_claim_that_is_used_twice_needs_one_volume() -> None:
+    cluster = world(claims=[claim("c")], volumes=[volume("v", zone="a")])
+
+    assert ask(cluster, "c", "c") == {"a": (), "b": (NO_VOLUME,), "c": (NO_VOLUME,)}
+
+
 def test_what_an_assumed_pod_has_taken_is_gone() -> None:
     cluster = world(claims=[claim("c"), claim("d")], volumes=[volume("v")])
     for name, fits in (("c", True), ("d", False)):

@@ -171,6 +171,9 @@ async def test_a_pod_waits_for_everyone_who_holds_it_back() -> None:
     waiting.allow("Third")
     assert (await preparing).is_success
     assert world.permitted == 1
+    measured = world.handle.measured
+    assert measured.permit_wait_duration.count("Success") == 1
+    assert measured.extension_point_duration.count("PreBind", "Success", "x") == 1
     assert len(world.handle.waiting_pods) == 0
 
 
@@ -353,6 +356,34 @@ async def test_work_can_be_called_off() -> None:
     assert (status.code, status.message) == (CODES.ERROR, "make room")
     assert not world.handle.placements
     assert "pre_bind Second" not in world.calls
+
+
+class Half(framework.Plugin):
+    name = "Half"
+
+    def reserve(self, *_: Any) -> None:
+        return None
+
+
+class Unannounced(framework.Plugin):
+    name = "Unannounced"
+
+    async def pre_bind(self, *_: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "missing"),
+    [(Half, "reserve", "unreserve"), (Unannounced, "preBind", "pre_bind_pre_flight")],
+)
+def test_half_of_what_a_point_needs_is_refused_at_the_start(
+    kind: type[framework.Plugin], point: str, missing: str
+) -> None:
+    by_name = {kind.name: kind()}
+    sort = profile.default_profile("x").plugins["PrioritySort"]
+    points = {"queueSort": ("PrioritySort",), point: (kind.name,)}
+    with pytest.raises(ValueError, match=f"plugin {kind.name} at {point} needs a {missing}, too"):
+        profile.Profile("x", points, {}, {"PrioritySort": sort, **by_name})
 
 
 async def test_a_fault_in_post_bind_harms_nobody() -> None:

@@ -182,7 +182,7 @@ class Scheduler:
             transform=pruning.pod,
         )
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
-        handle = binding_cycle.Handle(api, self._cluster, self._pods.get)
+        handle = binding_cycle.Handle(api, self._cluster, self._pods.get, self._measured)
         self._pods.add_handler(
             cluster_state.PodHandler(
                 self._cluster, self._waiting, profiles, handle.waiting_pods.reject_removed

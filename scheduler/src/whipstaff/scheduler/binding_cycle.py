@@ -14,11 +14,12 @@ Answers to `assumeAndReserve`, `prepareForBindingCycle` and `bindingCycle` in
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from whipstaff.runtime import client, logs
-from whipstaff.scheduler import framework, pods, profile, snapshot
+from whipstaff.scheduler import framework, metrics, pods, profile, snapshot
 from whipstaff.scheduler.waiting_pods import LONGEST_WAIT, WaitingPod, WaitingPods
 
 RESERVE = 'running Reserve plugin "{}"'
@@ -39,6 +40,8 @@ class Handle:
     api: client.Client
     cluster: snapshot.Snapshot
     latest: Callable[[str], Object | None]
+    measured: metrics.Metrics = dataclasses.field(default_factory=metrics.Metrics)
+    now: Callable[[], float] = time.monotonic
     waiting_pods: WaitingPods = dataclasses.field(default_factory=WaitingPods)
     placements: "dict[str, Placement]" = dataclasses.field(default_factory=dict)
     """The pods whose PreBind plugins are at work, by uid."""
@@ -184,20 +187,29 @@ class Placement:
         return framework.SUCCESS
 
     async def _wait(self, waiting: WaitingPod) -> framework.Status:
+        started = self._handle.now()
         try:
             status = await waiting.answer()
         finally:
             self._handle.waiting_pods.remove(self.pod.uid)
+        took = self._handle.now() - started
+        self._handle.measured.permit_wait_duration.observe(took, status.code.label)
         if status.is_success or status.is_rejected:
             return status
         return dataclasses.replace(status, reasons=(f"{WAIT}: {status.message}",))
 
     async def _pre_bind(self) -> framework.Status:
+        started = self._handle.now()
+        status = framework.SUCCESS
         for group in self._groups:
             status = await self._pre_bind_together(group)
             if not status.is_success:
-                return status
-        return framework.SUCCESS
+                break
+        took = self._handle.now() - started
+        self._handle.measured.extension_point_duration.observe(
+            took, "PreBind", status.code.label, self._plugins.scheduler_name
+        )
+        return status
 
     async def _pre_bind_together(
         self, plugins: Sequence[framework.PreBindPlugin]

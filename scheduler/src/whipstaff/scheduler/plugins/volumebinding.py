@@ -121,7 +121,7 @@ class VolumeBinding(framework.Plugin):
         self, state: framework.CycleState, pod: pods.PodInfo, cluster: snapshot.Snapshot
     ) -> framework.Status | None:
         """Sorts the claims; skips a pod without any, rejects one whose claims aren't ready."""
-        keys = list(pod.claims()) if pod.volumes else []
+        keys = list(dict.fromkeys(pod.claims())) if pod.volumes else []
         if not keys:
             return framework.SKIP
         for key, own in keys:

@@ -178,7 +178,9 @@ def test_a_row_counts_as_changed_when_a_volume_of_a_pod_there_does() -> None:
     assert changed(known.put_claim, claim("c", volume="v", version=3)) == {"a"}
     assert changed(known.put_volume, volume("v")) == {"a"}
     assert changed(known.put_volume, volume("v", version=2, phase="Bound")) == set()
-    assert changed(known.put_csi_node, storage_testing.csi_node("b")) == {"b"}
+    for expected in ({"b"}, set()):
+        assert changed(known.put_csi_node, storage_testing.csi_node("b")) == expected
     attachment = storage_testing.attachment("x", node="b", driver="d", volume="v")
-    assert changed(known.put_attachment, attachment) == {"b"}
+    for expected in ({"b"}, set()):
+        assert changed(known.put_attachment, attachment) == expected
     assert changed(known.drop_volume, volume("v")) == {"a", "b"}

@@ -197,9 +197,10 @@ class Storage:
 
     def put_csi_node(self, raw: Object) -> None:
         """A CSINode is new or changed."""
-        name = raw["metadata"]["name"]
-        self._csi_nodes[name] = storage_objects.read_csi_node(raw)
-        self._changed((), [name])
+        name, found = raw["metadata"]["name"], storage_objects.read_csi_node(raw)
+        if self._csi_nodes.get(name) != found:
+            self._csi_nodes[name] = found
+            self._changed((), [name])
 
     def drop_csi_node(self, raw: Object) -> None:
         """A CSINode is gone."""
@@ -226,9 +227,11 @@ class Storage:
         _forget(self._capacities, class_name, _key(raw))
 
     def put_attachment(self, raw: Object) -> None:
-        """A VolumeAttachment is new or changed."""
-        self.drop_attachment(raw)
+        """A VolumeAttachment is new or changed: mostly its status, which doesn't matter here."""
         name, found = raw["metadata"]["name"], storage_objects.read_attachment(raw)
+        if self._attachments.get(name) == found:
+            return
+        self.drop_attachment(raw)
         self._attachments[name] = found
         self._attached.setdefault(found.node_name, {})[name] = found
         self._attached_as.setdefault(found.volume_name, {})[name] = found

@@ -253,7 +253,7 @@ async def test_an_immediate_claim_is_the_pv_controllers_to_bind(
         await cluster.pod("pod", volumes=uses("data"))
         await cluster.refused(
             "pod",
-            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
         )
         await storage.volume("late", now, zone="a")
         await cluster.placed("pod")
@@ -268,7 +268,7 @@ async def test_a_pod_waits_for_its_claim_to_be_made(
     async with cluster.scheduling():
         await cluster.pod("pod", volumes=uses("data"))
         await cluster.refused(
-            "pod", '0/1 nodes are available: persistentvolumeclaim "data" not found.'
+            "pod", '0/1 nodes are available: persistentvolumeclaim "data" not found. not found'
         )
         await storage.claim("data", waiting)
         await cluster.placed("pod")

@@ -272,12 +272,13 @@ async def test_host_ports_are_taken_once_a_node(cluster: Any) -> None:
 
 async def test_what_is_not_supported_yet_waits_and_says_so(cluster: Any) -> None:
     await cluster.node("node-a")
-    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
     async with cluster.scheduling():
-        await cluster.pod("stateful", volumes=[claim])
-        condition = await cluster.refused("stateful")
-    assert "doesn't support yet: persistent volume claims" in condition["message"]
-    assert condition["reason"] == "Unschedulable"
+        await cluster.pod("pod", resourceClaims=[{"name": "gpu", "resourceClaimName": "gpu"}])
+        condition = await cluster.refused("pod")
+    assert condition["message"].startswith(
+        "0/1 nodes are available: pod needs what this scheduler doesn't support yet: "
+        "resource claims (DynamicResources)."
+    )
 
 
 async def test_a_pod_deleted_while_it_waits_is_forgotten(cluster: Any) -> None:

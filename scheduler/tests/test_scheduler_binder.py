@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from whipstaff.runtime import errors
-from whipstaff.scheduler import binder, pods
+from whipstaff.scheduler import binder, framework, pods
 
 Object = dict[str, Any]
 
@@ -158,6 +158,57 @@ async def test_bindings_wait_for_room() -> None:
     await asyncio.wait_for(waiting, 1)
     await bindings.drain(1)
     assert len(settled) == 2
+
+
+async def test_a_binding_is_prepared_before_it_is_sent_and_takes_no_place_meanwhile() -> None:
+    script = Script()
+    settled: list[Any] = []
+    bindings = binder.Binder(script, lambda *ended: settled.append(ended), concurrency=1)
+    ready = asyncio.Event()
+
+    async def prepare() -> framework.Status:
+        await ready.wait()
+        return framework.SUCCESS
+
+    held = binding()
+    held.prepare = prepare
+    bindings.start(held)
+    await asyncio.sleep(0.01)
+    assert (len(bindings), bindings.has_room, script.calls) == (1, True, [])
+    bindings.start(binding())
+    ready.set()
+    await asyncio.sleep(0.01)
+    assert [outcome.outcome for _, outcome in settled] == [binder.Outcome.BOUND] * 2
+    assert script.calls == ["POST", "POST"]
+
+
+async def test_a_binding_that_can_not_be_prepared_is_not_sent() -> None:
+    script = Script()
+    settled: list[Any] = []
+    bindings = binder.Binder(script, lambda *ended: settled.append(ended))
+    refusal = framework.Status(framework.Code.UNSCHEDULABLE, ("too late",), "Gang")
+
+    async def prepare() -> framework.Status:
+        return refusal
+
+    held = binding()
+    held.prepare = prepare
+    bindings.start(held)
+    await asyncio.sleep(0.01)
+    [(_, settlement)] = settled
+    assert settlement == binder.Settlement(binder.Outcome.UNPREPARED, "too late", refusal)
+    assert script.calls == []
+    assert len(bindings) == 0
+
+
+async def test_at_the_end_nothing_is_waited_for_that_is_only_being_prepared() -> None:
+    bindings = binder.Binder(Script(), lambda *_: None)
+    held = binding()
+    held.prepare = asyncio.Event().wait  # type: ignore[assignment]
+    bindings.start(held)
+    await asyncio.sleep(0.01)
+    assert await asyncio.wait_for(bindings.drain(60), 1) == 1
+    assert len(bindings) == 0
 
 
 async def test_draining_waits_but_not_for_ever() -> None:

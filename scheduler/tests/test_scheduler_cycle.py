@@ -10,6 +10,7 @@ import pytest
 from whipstaff.runtime import objects
 from whipstaff.scheduler import (
     binder,
+    binding_cycle,
     cluster_state,
     cycle,
     decision,
@@ -103,6 +104,31 @@ class Fault(framework.Plugin):
             raise ZeroDivisionError("division by zero")
 
 
+class Points(framework.Plugin):
+    """Has its say after a node is chosen: what it is told to say, nothing at first."""
+
+    name: ClassVar[str] = "Points"
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.undone: list[str] = []
+
+    def reserve(self, *_: Any) -> Any:
+        return self.answers.get("reserve")
+
+    def unreserve(self, state: Any, pod: pods.PodInfo, *_: Any) -> None:
+        self.undone.append(pod.name)
+
+    def permit(self, *_: Any) -> Any:
+        return self.answers.get("permit")
+
+    def pre_bind_pre_flight(self, *_: Any) -> framework.PreFlight:
+        return framework.PreFlight(skip="pre_bind" not in self.answers)
+
+    async def pre_bind(self, *_: Any) -> Any:
+        return self.answers["pre_bind"]
+
+
 class World:
     def __init__(self) -> None:
         self.clock = Clock()
@@ -116,6 +142,9 @@ class World:
         by_name = {name: plugin for name, plugin in usual.plugins.items() if name != "Unsupported"}
         points = {**usual.points, "preFilter": (*usual.points["preFilter"], "Fault")}
         by_name["Fault"] = Fault()
+        self.points = Points()
+        by_name["Points"] = self.points
+        points.update(dict.fromkeys(("reserve", "permit", "preBind"), ("Points",)))
         built = profile.Profile(NAME, points, usual.weights, by_name)
         self.waiting = queue.SchedulingQueue(
             now=self.clock,
@@ -124,6 +153,7 @@ class World:
             wake=self.ready.set,
         )
         self.watched: dict[str, Object] = {}
+        self.handle = binding_cycle.Handle(None, self.cluster, self.watched.get)  # type: ignore[arg-type]
         self.cycle = cycle.Cycle(
             waiting=self.waiting,
             ready=self.ready,
@@ -133,6 +163,7 @@ class World:
             ),
             profiles={NAME: built},
             latest=self.watched.get,
+            handle=self.handle,
             recorders={NAME: self.notes},  # type: ignore[dict-item]
             conditions=self.notes,  # type: ignore[arg-type]
             ring=self.ring,
@@ -140,7 +171,8 @@ class World:
             evictor=self.evictions,  # type: ignore[arg-type]
             now=self.clock,
         )
-        self.pods = cluster_state.PodHandler(self.cluster, self.waiting, [NAME])
+        gone = self.handle.waiting_pods.reject_removed
+        self.pods = cluster_state.PodHandler(self.cluster, self.waiting, [NAME], gone)
         self.nodes = cluster_state.NodeHandler(self.cluster, self.waiting)
 
     def node(self, name: str, cpu: str = "4") -> None:
@@ -341,6 +373,123 @@ async def test_a_pod_that_needs_us_no_more_gives_its_place_back(
     await world.run(bindings, lambda: bool(bindings.started))
     assert bindings.started[0].pod.name == "next"
     assert world.measured.attempts["error", NAME] == 0
+
+
+# What plugins have to say after a node is chosen.
+
+REFUSAL = framework.Status(framework.Code.UNSCHEDULABLE, ("no volume left",))
+
+
+async def prepared(world: World, binding: binder.Binding) -> None:
+    """What the binder does with a binding that isn't ready."""
+    assert binding.prepare is not None
+    status = await binding.prepare()
+    outcome = binder.Outcome.BOUND if status.is_success else binder.Outcome.UNPREPARED
+    world.cycle.settled(binding, binder.Settlement(outcome, status.message, status))
+
+
+@pytest.mark.parametrize("point", ["reserve", "permit"])
+async def test_a_refused_node_is_given_back_and_the_pod_waits_for_an_event(
+    world: World, point: str
+) -> None:
+    world.points.answers[point] = REFUSAL
+    world.node("node-a")
+    world.pod("pod")
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    message = "0/1 nodes are available: 1 no volume left."
+    assert world.notes.conditions == [("pod", "Unschedulable", message)]
+    assert world.points.undone == ["pod"]
+    assert world.cluster.assumed_count == 0
+    queued = world.waiting.get("default/pod")
+    assert queued is not None
+    assert (queued.place, queued.rejected_by) == (queue.UNSCHEDULABLE, {"Points"})
+
+
+async def test_a_failed_reservation_is_tried_again_with_a_backoff(world: World) -> None:
+    world.points.answers["reserve"] = framework.Status(framework.Code.ERROR, ("lost",))
+    world.node("node-a")
+    world.pod("pod")
+    await world.run(Bindings(), lambda: bool(world.notes.conditions))
+    assert world.notes.conditions == [
+        ("pod", "SchedulerError", 'running Reserve plugin "Points": lost')
+    ]
+    assert world.waiting.lengths()[queue.BACKOFF] == 1
+    assert world.cluster.assumed_count == 0
+
+
+async def test_while_a_pod_waits_for_leave_the_cycle_goes_on(world: World) -> None:
+    world.points.answers["permit"] = framework.Wait(10)
+    world.node("node-a")
+    [held] = await begin(world, "held")
+    assert held.prepare is not None
+    assert world.waiting.in_flight("uid-held")
+    del world.points.answers["permit"]
+    world.pod("next")
+    bindings = Bindings()
+    await world.run(bindings, lambda: len(bindings.started) == 1)
+    assert bindings.started[0].prepare is None
+    world.handle.waiting_pods.get("uid-held").allow("Points")
+    await prepared(world, held)
+    assert not world.waiting.in_flight("uid-held")
+    assert world.notes.events[-1][:2] == ("held", "Scheduled")
+    assert world.points.undone == []
+
+
+async def test_a_pod_rejected_in_its_wait_is_not_helped_by_its_own_end(world: World) -> None:
+    world.points.answers["permit"] = framework.Wait(10)
+    world.node("node-a")
+    [held] = await begin(world, "held")
+    world.handle.waiting_pods.get("uid-held").reject("Points", "no group")
+    await prepared(world, held)
+    assert world.notes.conditions == [
+        ("held", "Unschedulable", "0/1 nodes are available: 1 no group.")
+    ]
+    assert world.points.undone == ["held"]
+    assert world.waiting.get("default/held").place == queue.UNSCHEDULABLE
+    assert world.cluster.assumed_count == 0
+
+
+async def test_a_pod_deleted_in_its_wait_is_over_at_once(world: World) -> None:
+    world.points.answers["permit"] = framework.Wait(10)
+    world.node("node-a")
+    [held] = await begin(world, "held")
+    world.pods.on_delete(world.watched.pop("default/held"))
+    await asyncio.wait_for(prepared(world, held), 1)
+    assert world.points.undone == ["held"]
+    assert "default/held" not in world.waiting
+    assert world.notes.conditions == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "message"),
+    [
+        (REFUSAL, "Unschedulable", "no volume left"),
+        (
+            framework.Status(framework.Code.ERROR, ("lost",)),
+            "SchedulerError",
+            'running PreBind plugin "Points": lost',
+        ),
+    ],
+)
+async def test_work_before_the_binding_that_fails_puts_the_pod_back_soon(
+    world: World, answer: framework.Status, reason: str, message: str
+) -> None:
+    world.points.answers["pre_bind"] = answer
+    world.node("node-a")
+    [held] = await begin(world, "held")
+    assert not world.waiting.in_flight("uid-held")
+    await prepared(world, held)
+    assert world.notes.conditions == [("held", reason, message)]
+    assert world.points.undone == ["held"]
+    assert world.waiting.get("default/held").place == queue.BACKOFF
+    assert world.cluster.assumed_count == 0
+
+
+async def test_a_refused_binding_undoes_reservations(world: World) -> None:
+    world.node("node-a")
+    [binding] = await begin(world, "pod")
+    world.settle(binding, binder.Outcome.REFUSED, "admission")
+    assert world.points.undone == ["pod"]
 
 
 async def test_a_pod_that_is_gone_is_not_put_back(world: World) -> None:

@@ -21,7 +21,16 @@ import pytest
 
 from whipstaff.cluster import testing as control_plane
 from whipstaff.runtime import client, config, errors, resources
-from whipstaff.scheduler import decision, evaluation, pods, profile, snapshot, testing
+from whipstaff.scheduler import (
+    decision,
+    evaluation,
+    pods,
+    profile,
+    snapshot,
+    storage,
+    storage_testing,
+    testing,
+)
 
 pytestmark = pytest.mark.apiserver
 
@@ -423,3 +432,185 @@ async def test_our_scores_and_reasons_are_the_stock_schedulers(
     assert several == {name: {**told[name]} for name in several}
     assert len(several) > 20
     assert unfit > 3
+
+
+# Volumes.
+
+ZONE = "topology.kubernetes.io/zone"
+DRIVER = "csi.example.com"
+WATCHED = {
+    resources.STORAGECLASSES: storage.Storage.put_class,
+    resources.CSIDRIVERS: storage.Storage.put_driver,
+    resources.CSINODES: storage.Storage.put_csi_node,
+    resources.CSISTORAGECAPACITIES: storage.Storage.put_capacity,
+    resources.PERSISTENTVOLUMES: storage.Storage.put_volume,
+    resources.PERSISTENTVOLUMECLAIMS: storage.Storage.put_claim,
+}
+CLASSES = {
+    "now": ("kubernetes.io/no-provisioner", "Immediate", None),
+    "waiting": ("kubernetes.io/no-provisioner", "WaitForFirstConsumer", None),
+    "elsewhere": ("other.example.com", "WaitForFirstConsumer", "z"),
+    "full": (DRIVER, "WaitForFirstConsumer", None),
+}
+
+
+class VolumeMaker:
+    """Volumes, claims and pods at random, made so that nothing waits for a driver."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.choice = self.rng.choice
+
+    def node(self, number: int) -> Object:
+        labels = {"zone": self.choice("ab"), "host": f"n{number}"}
+        if number % 3:
+            labels[ZONE] = self.choice("ab")
+        return testing.node(f"n{number}", cpu=self.choice(["4", "1"]), labels=labels)
+
+    def mode(self, number: int) -> str:
+        return "ReadWriteOnce" if number % 3 else "ReadWriteOncePod"
+
+    def volume(self, number: int, kind: str) -> Object:
+        labels, spec = {}, {}
+        if self.rng.random() < 0.4:
+            labels[ZONE] = self.choice(["a", "b", "a__b"])
+        if self.rng.random() < 0.6:
+            key, value = self.choice([("zone", "a"), ("zone", "b"), ("host", f"n{number % 8}")])
+            expression = {"key": key, "operator": "In", "values": [value]}
+            terms = [{"matchExpressions": [expression]}]
+            spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": terms}}
+        return storage_testing.volume(
+            f"{kind}-{number}",
+            storage_class=kind,
+            size=self.choice(["1Gi", "2Gi"]),
+            labels=labels,
+            access_modes=[self.mode(number)],
+            persistentVolumeReclaimPolicy="Retain",
+            csi={"driver": DRIVER, "volumeHandle": f"{kind}-{number}"},
+            **spec,
+        )
+
+    def claim(self, number: int, kind: str) -> Object:
+        size = self.choice(["1Gi", "1Gi", "2Gi"])
+        return storage_testing.claim(
+            f"{kind}-{number}", storage_class=kind, size=size, access_modes=[self.mode(number)]
+        )
+
+    def objects(self) -> Iterator[tuple[resources.Resource, Object]]:
+        for name, (provisioner, mode, zone) in CLASSES.items():
+            made = storage_testing.storage_class(
+                name, provisioner=provisioner, mode=mode, zones=[zone] if zone else []
+            )
+            yield resources.STORAGECLASSES, made
+        driver = {"metadata": {"name": DRIVER}, "spec": {"storageCapacity": True}}
+        yield resources.CSIDRIVERS, driver
+        yield (
+            resources.CSISTORAGECAPACITIES,
+            {
+                "metadata": {"name": "little", "namespace": "default"},
+                "storageClassName": "full",
+                "nodeTopology": {},
+                "capacity": "1Mi",
+            },
+        )
+        for number in range(8):
+            limit = self.choice([0, 1, 2, 3])
+            made = storage_testing.csi_node(f"n{number}", {DRIVER: limit})
+            yield resources.CSINODES, made
+        for number in range(12):
+            for kind in ("now", "waiting"):
+                yield resources.PERSISTENTVOLUMES, self.volume(number, kind)
+                yield resources.PERSISTENTVOLUMECLAIMS, self.claim(number, kind)
+        for kind in ("elsewhere", "full"):
+            yield resources.PERSISTENTVOLUMECLAIMS, self.claim(0, kind)
+        unmatched = storage_testing.claim("now-large", storage_class="now", size="1Ti")
+        yield resources.PERSISTENTVOLUMECLAIMS, unmatched
+
+    def pod(self, number: int) -> Object:
+        names = [f"{kind}-{self.rng.randrange(12)}" for kind in ("now", "waiting") for _ in "12"]
+        names += ["elsewhere-0", "full-0", "now-large", "missing", *names, *names]
+        claims = set(self.rng.choices(names, k=self.choice([1, 1, 2])))
+        volumes = storage_testing.uses(*sorted(claims))
+        if self.rng.random() < 0.3:
+            disk = {
+                "targetPortal": "10.0.0.1:3260",
+                "iqn": f"iqn.2001-04.com.example:{self.rng.randrange(2)}",
+                "lun": 0,
+            }
+            volumes.append({"name": "disk", "iscsi": disk})
+        spec: Object = {"volumes": volumes, "terminationGracePeriodSeconds": 0}
+        container = testing.container({"cpu": "10m"}, image="web")
+        if self.rng.random() < 0.1:
+            code = {"operator": "In", "values": [1]}
+            rule = {"action": "RestartAllContainers", "exitCodes": code}
+            container |= {"restartPolicy": "Never", "restartPolicyRules": [rule]}
+        return testing.pod(
+            f"v{number}",
+            containers=[container],
+            schedulerName="default-scheduler",
+            **spec,
+        )
+
+
+async def bound(api: client.Client, kind: str, but: int) -> None:
+    """Waits until all claims of a class have a volume, but for some that find none."""
+    while True:
+        listed = await api.list(resources.PERSISTENTVOLUMECLAIMS, "default")
+        specs = [each["spec"] for each in listed if each["spec"]["storageClassName"] == kind]
+        if sum(not spec.get("volumeName") for spec in specs) <= but:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def test_our_reasons_about_volumes_are_the_stock_schedulers(
+    own_apiserver: control_plane.ControlPlane, tmp_path: pathlib.Path
+) -> None:
+    maker = VolumeMaker(seed=7)
+    plugins = profile.default_profile("default-scheduler")
+    cluster = snapshot.Snapshot()
+    decider = decision.Decider(cluster, random.Random(0))
+    reasons: collections.Counter[str] = collections.Counter()
+    own_apiserver.start_controller_manager("--controllers=persistentvolume-binder-controller")
+    async with client.Client(config.load(str(own_apiserver.kubeconfig))) as api:
+
+        async def look() -> None:
+            for resource, put in WATCHED.items():
+                for raw in await api.list(resource):
+                    put(cluster.storage, raw)
+
+        for number in range(8):
+            raw = maker.node(number)
+            created = await api.create(resources.NODES, raw)
+            created["status"] = raw["status"]
+            cluster.upsert_node(await api.update(resources.NODES, created, subresource="status"))
+        for resource, raw in maker.objects():
+            raw["metadata"].pop("resourceVersion", None)
+            await api.create(resource, raw)
+        await bound(api, "now", but=5)
+        await asyncio.sleep(2)
+
+        with stock_scheduler(own_apiserver, tmp_path):
+            for number in range(60):
+                await look()
+                await asyncio.sleep(0.1)
+                raw = await api.create(resources.PODS, maker.pod(number))
+                pod = pods.PodInfo.from_object(raw)
+                decided = decider.decide(pod, plugins)
+                stock = await outcome(api, pod.name)
+                chosen = stock["spec"].get("nodeName")
+                if chosen is None:
+                    failure = decided.failure
+                    assert failure is not None
+                    message = stock["status"]["conditions"][0]["message"]
+                    assert message.startswith(str(failure))
+                    reasons.update(failure.reasons() or [failure.pre_filter_message])
+                    await api.delete(resources.PODS, pod.name, "default", grace_period_seconds=0)
+                    continue
+                reasons["placed"] += 1
+                ours = our_scores(cluster, pod, plugins)
+                assert chosen in ours
+                totals = {node: sum(each.values()) for node, each in ours.items()}
+                assert totals[chosen] == max(totals.values())
+                cluster.add_pod(pods.PodInfo.from_object(stock))
+    assert reasons["placed"] > 10, reasons
+    assert len(reasons) > 8, reasons

@@ -68,8 +68,13 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         "NodeAffinity",
         "NodePorts",
         "NodeResourcesFit",
+        "VolumeRestrictions",
+        "NodeVolumeLimits",
+        "VolumeBinding",
+        "VolumeZone",
         "PodTopologySpread",
         "InterPodAffinity",
+        "NodeDeclaredFeatures",
     ]
     assert [(entry.name, entry.weight) for entry in built.scorers] == [
         ("TaintToleration", 3),
@@ -80,12 +85,19 @@ def test_the_default_profile_asks_in_upstreams_order() -> None:
         ("NodeResourcesBalancedAllocation", 1),
         ("ImageLocality", 1),
     ]
+    assert [plugin.name for plugin in built.reserves] == ["VolumeBinding"]
+    assert [plugin.name for plugin in built.pre_binds] == ["VolumeBinding"]
     assert [entry.plugin.name for entry in built.pre_filters] == [
         "Unsupported",
         "NodeAffinity",
         "NodePorts",
+        "VolumeRestrictions",
+        "NodeVolumeLimits",
+        "VolumeBinding",
+        "VolumeZone",
         "PodTopologySpread",
         "InterPodAffinity",
+        "NodeDeclaredFeatures",
     ]
 
 
@@ -93,7 +105,8 @@ def test_what_looks_at_no_other_pods_is_asked_once_for_pods_that_look_alike() ->
     built = profile.default_profile("default-scheduler")
 
     others = {"PodTopologySpread", "InterPodAffinity"}
-    assert {entry.name for entry in built.filters if not entry.kept} == others
+    asked_anew = {entry.name for entry in built.filters if not entry.kept}
+    assert asked_anew == {"VolumeRestrictions", *others}
     assert {entry.name for entry in built.scorers if not entry.kept} == others
     assert all(entry.shipped for entry in built.scorers)
 

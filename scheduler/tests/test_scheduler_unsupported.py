@@ -21,19 +21,7 @@ def decide(cluster: snapshot.Snapshot, **pod: Any) -> decision.Decision:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}, "persistent"),
-        ({"volumes": [{"name": "v", "ephemeral": {}}]}, "generic ephemeral volumes"),
-        ({"volumes": [{"name": "v", "iscsi": {}}]}, "iscsi volumes"),
         ({"resourceClaims": [{"name": "gpu"}]}, "DynamicResources"),
-        ({"hostNetwork": True, "hostUsers": False}, "NodeDeclaredFeatures"),
-        (
-            {
-                "containers": [
-                    {"name": "c", "restartPolicyRules": [{"action": "RestartAllContainers"}]}
-                ]
-            },
-            "NodeDeclaredFeatures",
-        ),
     ],
 )
 def test_a_pod_that_needs_what_is_not_built_stays_pending_and_is_told_why(
@@ -54,6 +42,7 @@ def test_a_pod_that_needs_what_is_not_built_stays_pending_and_is_told_why(
     "spec",
     [
         {"volumes": [{"name": "v", "configMap": {}}, {"name": "w", "emptyDir": {}}]},
+        {"volumes": [{"name": "v", "csi": {"driver": "d"}}, {"name": "w", "nfs": {}}]},
         {"volumes": [{"name": "v", "projected": {}}], "hostUsers": False},
     ],
 )

@@ -34,6 +34,7 @@ from whipstaff.runtime import (
 )
 from whipstaff.scheduler import (
     binder,
+    binding_cycle,
     cluster_state,
     configuration,
     cycle,
@@ -52,6 +53,7 @@ from whipstaff.scheduler import (
     queue,
     queueing_hints,
     snapshot,
+    storage_state,
     workloads,
 )
 from whipstaff.scheduler.plugins import defaultpreemption
@@ -84,6 +86,7 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
         )
         for verb in ("get", "list", "watch")
     ]
+    needed += storage_access(settings)
     needed += [
         preflight.Access("create", resources.PODS, "binding"),
         preflight.Access("patch", resources.PODS, "status"),
@@ -104,6 +107,23 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
             preflight.Access("update", resources.LEASES, namespace=space, name=name),
         ]
     return needed
+
+
+def storage_access(settings: configuration.Configuration) -> list[preflight.Access]:
+    """The rights that plugins for volumes need, where there are such plugins."""
+    if storage_state.PLUGINS.isdisjoint(
+        name for wanted in settings.profiles for name in wanted.names()
+    ):
+        return []
+    written = (resources.PERSISTENTVOLUMES, resources.PERSISTENTVOLUMECLAIMS)
+    return [
+        *(
+            preflight.Access(verb, resource)
+            for resource in storage_state.RESOURCES
+            for verb in ("list", "watch")
+        ),
+        *(preflight.Access("patch", resource) for resource in written),
+    ]
 
 
 def build_profiles(settings: configuration.Configuration) -> dict[str, profile.Profile]:
@@ -183,12 +203,23 @@ class Scheduler:
             transform=pruning.pod,
         )
         self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
+        handle = binding_cycle.Handle(api, self._cluster, self._pods.get, self._measured)
         self._budgets = _budgets(api, profiles)
-        self._pods.add_handler(cluster_state.PodHandler(self._cluster, self._waiting, profiles))
+        self._pods.add_handler(
+            cluster_state.PodHandler(
+                self._cluster, self._waiting, profiles, handle.waiting_pods.reject_removed
+            )
+        )
         self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
         self._others = [
             *workloads.informers(api, self._cluster.workloads),
             *namespaces.informers(api, self._cluster.namespaces),
+            *storage_state.informers(
+                api,
+                self._cluster.storage,
+                self._waiting,
+                [name for built in profiles.values() for name in built.plugins],
+            ),
         ]
         self._recorders = {
             name: events.Recorder(
@@ -231,6 +262,7 @@ class Scheduler:
             ),
             profiles=profiles,
             latest=self._pods.get,
+            handle=handle,
             recorders=self._recorders,
             conditions=self._conditions,
             ring=self._ring,

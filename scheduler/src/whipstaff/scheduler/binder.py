@@ -11,19 +11,22 @@ it open (a time-out, a 5xx), the pod is read: it is bound here, bound elsewhere,
 and then the same POST goes out again, to the same node, until there is a clear answer. The place
 stays taken all the while.
 
+A binding may have to be prepared (by Permit and PreBind plugins, see `binding_cycle`), which can
+take minutes. Meanwhile it takes no one's place: only bindings that are being sent count.
+
 Answers to `bindingCycle` and `bind` in `pkg/scheduler/schedule_one.go` and to the DefaultBinder
-plugin. Left out: Permit, PreBind and binding by extenders.
+plugin. Left out: binding by extenders.
 """
 
 import asyncio
 import dataclasses
 import enum
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from whipstaff.runtime import client, errors, logs, objects, resources
-from whipstaff.scheduler import pods
+from whipstaff.scheduler import framework, pods
 
 Object = dict[str, Any]
 
@@ -48,23 +51,30 @@ class Outcome(enum.Enum):
     """The pod is gone, or on its way out."""
     REFUSED = enum.auto()
     """The API server said no, for a reason that may pass."""
+    UNPREPARED = enum.auto()
+    """It was never sent: a plugin said no, or failed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a binding ended and, where it was refused, why."""
+    """How a binding ended and, where it was refused, why; `status` is what a plugin said."""
 
     outcome: Outcome
     reason: str = ""
+    status: framework.Status = framework.SUCCESS
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Binding:
-    """A pod on its way to a node. `token` is the caller's own, handed back with the settlement."""
+    """A pod on its way to a node. `token` is the caller's own, handed back with the settlement.
+
+    `prepare`, if there is one, has to succeed before anything is sent.
+    """
 
     pod: pods.PodInfo
     node: str
     token: Any = None
+    prepare: Callable[[], Awaitable[framework.Status]] | None = None
     found_unbound: int = 0
 
     def body(self) -> Object:
@@ -110,13 +120,14 @@ class Binder:
         self._settled = settled
         self._concurrency = concurrency
         self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
         self._error: BaseException | None = None
 
     def __len__(self) -> int:
-        """How many bindings are in flight."""
-        return len(self._tasks)
+        """How many bindings are in flight, those in preparation among them."""
+        return len(self._tasks) + len(self._preparing)
 
     @property
     def has_room(self) -> bool:
@@ -134,28 +145,52 @@ class Binder:
 
     def start(self, binding: Binding) -> None:
         """Begins to bind. Never blocks."""
-        task = asyncio.create_task(self._bind(binding))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        if binding.prepare is not None:
+            self._run(self._prepare(binding, binding.prepare), self._preparing)
+            return
+        self._run(self._bind(binding), self._tasks)
         if not self.has_room:
             self._room.clear()
 
     async def drain(self, timeout: float) -> int:
-        """Waits for the bindings in flight, at most `timeout` seconds; how many were given up."""
+        """Waits for the bindings in flight, at most `timeout` seconds; how many were given up.
+
+        Those that are only being prepared are given up at once.
+        """
+        unprepared = list(self._preparing)
+        for task in unprepared:
+            task.cancel()
+        await asyncio.gather(*unprepared, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
         given_up = list(self._tasks)
         for task in given_up:
             task.cancel()
         await asyncio.gather(*given_up, return_exceptions=True)
-        return len(given_up)
+        return len(given_up) + len(unprepared)
+
+    def _run(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        among.add(task)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._preparing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = error
         if self.has_room or self._error is not None:
             self._room.set()
+
+    async def _prepare(
+        self, binding: Binding, prepare: Callable[[], Awaitable[framework.Status]]
+    ) -> None:
+        status = await prepare()
+        if status.is_success:
+            binding.prepare = None
+            self.start(binding)
+        else:
+            self._settled(binding, Settlement(Outcome.UNPREPARED, status.message, status))
 
     async def _bind(self, binding: Binding) -> None:
         pause = _FIRST_PAUSE

@@ -69,6 +69,9 @@ class PodClass:
         self.state: framework.CycleState = {}
         self.pre_filtered: dict[str, evaluation.PreFilterAnswer] = {}
         self.pre = evaluation.PreFiltered()
+        """What the plugins whose answers are kept say together."""
+        self.pre_alone = evaluation.PreFiltered()
+        """The same, with every other plugin skipping the pod."""
         self._size = -1
         self._version = -1
         self._columns: list[evaluation.FilterColumn] = []

@@ -6,7 +6,7 @@ rejected a pod whether such an event may help it.
 
 Answers to `pkg/scheduler/framework/events.go` and to `ClusterEvent` and `ActionType` in
 `k8s.io/kube-scheduler/framework/types.go`. Left out: resources of plugins that don't exist here
-yet (volumes, resource claims, pod groups): they are added with their plugins.
+yet (resource claims, pod groups): they are added with their plugins.
 """
 
 import dataclasses
@@ -21,6 +21,13 @@ NODE = "Node"
 POD = "Pod"
 ASSIGNED_POD = "AssignedPod"
 UNSCHEDULABLE_POD = "UnschedulablePod"
+PERSISTENT_VOLUME = "PersistentVolume"
+PERSISTENT_VOLUME_CLAIM = "PersistentVolumeClaim"
+STORAGE_CLASS = "storage.k8s.io/StorageClass"
+CSI_NODE = "storage.k8s.io/CSINode"
+CSI_DRIVER = "storage.k8s.io/CSIDriver"
+CSI_STORAGE_CAPACITY = "storage.k8s.io/CSIStorageCapacity"
+VOLUME_ATTACHMENT = "storage.k8s.io/VolumeAttachment"
 WILDCARD = "*"
 
 

@@ -9,11 +9,10 @@ A pod that the cycle has assumed is confirmed by the watch when it shows the pod
 forgotten when the pod is deleted before that.
 
 Answers to `pkg/scheduler/eventhandlers.go`. Services, owners and namespaces, which no pod waits
-for, are read by `workloads` and `namespaces`. Left out: resources that come with the plugins that
-need them.
+for, are read by `workloads` and `namespaces`, volumes and what belongs to them by `storage_state`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from whipstaff.runtime import logs, objects
@@ -35,10 +34,13 @@ class PodHandler:
         cluster: snapshot.Snapshot,
         waiting: queue.SchedulingQueue,
         scheduler_names: Collection[str],
+        gone: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`gone` is told the uid of each pod that will not be bound any more."""
         self._cluster = cluster
         self._waiting = waiting
         self._scheduler_names = frozenset(scheduler_names)
+        self._gone = gone
 
     def on_add(self, obj: Object) -> None:
         """A pod is new to us."""
@@ -66,6 +68,7 @@ class PodHandler:
         What was last seen of it may be old, so both places are cleared.
         """
         self._waits_no_more(obj)
+        self._gone(objects.uid(obj))
         removed = self._cluster.remove_pod(objects.uid(obj))
         if removed is not None:
             self._freed(removed.raw, removed.node_name)
@@ -100,6 +103,7 @@ class PodHandler:
         if self._cluster.is_assumed(objects.uid(new)):
             if objects.is_terminating(new) and not objects.is_terminating(old):
                 # It will not be bound any more, so it holds nothing. Its binding is about to fail.
+                self._gone(objects.uid(new))
                 assumed = self._cluster.get_pod(objects.uid(new))
                 self._cluster.forget(objects.uid(new))
                 self._freed(new, assumed.node_name if assumed else "")

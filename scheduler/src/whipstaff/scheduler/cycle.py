@@ -11,13 +11,14 @@ only be made on an older picture.
 A pod that fits nowhere may have others evicted for it (PostFilter): who goes is decided in the same
 step, over the same picture, and carried out by `evictions` meanwhile.
 
-Answers to `pkg/scheduler/schedule_one.go`. Left out: Reserve, Permit, PreBind and PostBind, pod
-groups. A pod on its way to a node isn't nominated to it (NominatedNodeNameForExpectation): upstream
-does that where Permit or PreBind have something to wait for.
+Answers to `pkg/scheduler/schedule_one.go`; what plugins do once a node is chosen is in
+`binding_cycle`. Left out: pod groups. A pod on its way to a node isn't nominated to it
+(NominatedNodeNameForExpectation).
 """
 
 import asyncio
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from whipstaff.runtime import events, logs, objects
 from whipstaff.scheduler import (
     binder,
+    binding_cycle,
     cluster_events,
     cluster_state,
     decision,
@@ -54,8 +56,15 @@ class _Attempt:
     """A try to place a pod that has got as far as binding."""
 
     queued: queue.QueuedPod
+    placement: binding_cycle.Placement
     started: float
-    decided: float
+    sent: float
+
+    async def prepare(self, now: Callable[[], float]) -> framework.Status:
+        """Waits for what plugins have to do before anything is sent."""
+        status = await self.placement.prepare()
+        self.sent = now()
+        return status
 
 
 class Cycle:
@@ -74,6 +83,7 @@ class Cycle:
         decider: decision.Decider,
         profiles: Mapping[str, profile.Profile],
         latest: Callable[[str], Object | None],
+        handle: binding_cycle.Handle,
         recorders: Mapping[str, events.Recorder],
         conditions: pod_conditions.ConditionWriter,
         ring: decisions.Decisions,
@@ -86,6 +96,7 @@ class Cycle:
         self._decider = decider
         self._profiles = profiles
         self._latest = latest
+        self._handle = handle
         self._recorders = recorders
         self._conditions = conditions
         self._ring = ring
@@ -150,9 +161,23 @@ class Cycle:
             self._no_node(queued, decided, started)
             return None
         self._ring.record(pod.key, pod.uid, decided)
-        self._waiting.done(pod.uid)
-        attempt = _Attempt(queued, started, self._now())
-        return binder.Binding(assumed, assumed.node_name, attempt)
+        placement = binding_cycle.Placement(
+            chosen_profile,
+            decided.state,
+            assumed,
+            self._handle,
+            functools.partial(self._waiting.done, pod.uid),
+        )
+        status = placement.reserve()
+        if not status.is_success:
+            self._cluster.forget(pod.uid)
+            self._not_placed(queued, assumed.node_name, status, started)
+            return None
+        attempt = _Attempt(queued, placement, started, self._now())
+        binding = binder.Binding(assumed, assumed.node_name, attempt)
+        if placement.needs_preparing:
+            binding.prepare = functools.partial(attempt.prepare, self._now)
+        return binding
 
     def _skip(self, pod: pods.PodInfo) -> bool:
         """Whether there is nothing to do for a pod that came out of the queue."""
@@ -173,10 +198,19 @@ class Cycle:
             nominated = self._make_room(queued, failure)
         message = str(failure)
         self._ring.record(queued.key, queued.uid, decided, message)
+        self._unschedulable(queued, failure, nominated, started)
+
+    def _unschedulable(
+        self,
+        queued: queue.QueuedPod,
+        failure: diagnosis.FitError,
+        nominated: str | None,
+        started: float,
+    ) -> None:
         self._measured.observe_attempt(metrics.UNSCHEDULABLE, queued.profile, self._now() - started)
         queued.rejected_by = failure.unschedulable_plugins
         queued.pending_on = failure.pending_plugins
-        self._put_back(queued, pod_conditions.UNSCHEDULABLE, message, nominated)
+        self._put_back(queued, pod_conditions.UNSCHEDULABLE, str(failure), nominated)
 
     def _make_room(self, queued: queue.QueuedPod, failure: diagnosis.FitError) -> str | None:
         """Runs PostFilter and does what it says; the node that the pod is to wait for from now on.
@@ -198,11 +232,25 @@ class Cycle:
             self._evictor.start(pod, outcome.nominated, outcome.victims)
         return outcome.nominated
 
-    def _failed(self, queued: queue.QueuedPod, message: str, started: float) -> None:
-        """Something went wrong that says nothing about the pod."""
-        self._measured.observe_attempt(metrics.ERROR, queued.profile, self._now() - started)
+    def _not_placed(
+        self, queued: queue.QueuedPod, node: str, status: framework.Status, started: float
+    ) -> None:
+        """Once the node was chosen, a plugin said no to it, or failed."""
+        if status.is_rejected:
+            self._unschedulable(queued, diagnosis.refused(node, status), "", started)
+        else:
+            self._failed(queued, status.message, started)
+
+    def _failed(
+        self, queued: queue.QueuedPod, message: str, started: float, *, rejected: bool = False
+    ) -> None:
+        """Something went wrong that says nothing about the pod, whatever it is called."""
+        result, reason = metrics.ERROR, pod_conditions.SCHEDULER_ERROR
+        if rejected:
+            result, reason = metrics.UNSCHEDULABLE, pod_conditions.UNSCHEDULABLE
+        self._measured.observe_attempt(result, queued.profile, self._now() - started)
         queued.rejected_by = queued.pending_on = frozenset()
-        self._put_back(queued, pod_conditions.SCHEDULER_ERROR, message, "")
+        self._put_back(queued, reason, message, "")
 
     def _as_it_is_by_now(self, queued: queue.QueuedPod) -> Object | None:
         """The pod as the watch last showed it; None if it doesn't wait for a node any more."""
@@ -234,8 +282,15 @@ class Cycle:
         attempt: _Attempt = binding.token
         queued, pod = attempt.queued, binding.pod
         bound = settlement.outcome is binder.Outcome.BOUND
+        if bound:
+            attempt.placement.post_bind()
+        else:
+            attempt.placement.unreserve()
+        if settlement.outcome is binder.Outcome.UNPREPARED:
+            self._unprepared(attempt, settlement.status)
+            return
         self._measured.extension_point_duration.observe(
-            self._now() - attempt.decided, "Bind", "Success" if bound else "Error", queued.profile
+            self._now() - attempt.sent, "Bind", "Success" if bound else "Error", queued.profile
         )
         match settlement.outcome:
             case binder.Outcome.BOUND:
@@ -258,11 +313,34 @@ class Cycle:
         note = f"Successfully assigned {pod.key} to {pod.node_name}"
         self._record(pod, "Normal", "Scheduled", "Binding", note)
 
+    def _unprepared(self, attempt: _Attempt, status: framework.Status) -> None:
+        """A plugin stopped the pod on its way. What it held is free for others.
+
+        A pod that was rejected is put back first, so that its own end isn't what helps it. After
+        Permit nothing counts as a reason to wait for an event: it is tried again soon.
+        """
+        pod, node = attempt.placement.pod, attempt.placement.pod.node_name
+        _log.info("pod stopped on its way", pod=pod.key, node=node, reason=status.message)
+        if status.is_rejected:
+            forgotten = self._cluster.forget(pod.uid)
+            if attempt.placement.is_permitted:
+                self._failed(attempt.queued, status.message, attempt.started, rejected=True)
+            else:
+                self._not_placed(attempt.queued, node, status, attempt.started)
+            if forgotten:
+                self._freed(pod, but=pod.uid)
+        else:
+            self._forget(pod)
+            self._failed(attempt.queued, status.message, attempt.started)
+
     def _forget(self, pod: pods.PodInfo) -> None:
         """Takes the assumption back, unless the watch has replaced it, and tells the queue."""
         if self._cluster.forget(pod.uid):
-            held = {**pod.raw, "spec": {**pod.raw["spec"], "nodeName": pod.node_name}}
-            self._waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, held, None)
+            self._freed(pod)
+
+    def _freed(self, pod: pods.PodInfo, *, but: str = "") -> None:
+        held = {**pod.raw, "spec": {**pod.raw["spec"], "nodeName": pod.node_name}}
+        self._waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, held, None, but=but)
 
     def _record(
         self, pod: pods.PodInfo, kind: events.EventType, reason: str, action: str, note: str

@@ -50,6 +50,8 @@ class Decision:
     evaluated: int
     """How many nodes the filters were asked about."""
     failure: diagnosis.FitError | None = None
+    state: framework.CycleState = dataclasses.field(default_factory=dict)
+    """What the plugins noted that were asked about this very pod."""
 
 
 class Decider:
@@ -128,7 +130,7 @@ class Decider:
         finally:
             trying.restore()
         scored = evaluation.score_rows(plugins, pod, self._cluster, trying.state, rows)
-        return self._chosen(rows, scored, 1)
+        return self._chosen(rows, scored, 1, trying.state)
 
     def _leave_room(
         self,
@@ -189,6 +191,10 @@ class Decider:
                 answer = _ask_pre_filter(entry, known.state, pod, self._cluster)
                 known.pre_filtered[entry.plugin.name] = answer
         known.pre = evaluation.pre_filter(iter(known.pre_filtered.items()))
+        names = [entry.plugin.name for entry in plugins.pre_filters]
+        known.pre_alone = evaluation.pre_filter(
+            (name, known.pre_filtered.get(name, framework.SKIP)) for name in names
+        )
         return known
 
     def _pre_filter(
@@ -209,6 +215,8 @@ class Decider:
         if known is not None:
             if not any(answered.values()):
                 return known.pre
+            if all(answer is framework.SKIP for answer in answered.values()):
+                return known.pre_alone
             answered = {
                 entry.plugin.name: known.pre_filtered.get(
                     entry.plugin.name, answered.get(entry.plugin.name)
@@ -254,7 +262,7 @@ class Decider:
             names = [cluster.names[row] for row in rows.tolist()]
             return self._unfit(plugins, names, filtered, absent, pre)
         scored = evaluation.score_rows(plugins, pod, cluster, state, feasible)
-        return self._chosen(feasible, scored, len(rows))
+        return self._chosen(feasible, scored, len(rows), state)
 
     def _decide_by_class(
         self,
@@ -286,7 +294,7 @@ class Decider:
             if not entry.kept and entry.name not in prepared:
                 scores[entry.name] = None
         scored = evaluation.score_rows(plugins, pod, cluster, state, feasible, scores, prepared)
-        return self._chosen(feasible, scored, len(cluster))
+        return self._chosen(feasible, scored, len(cluster), state)
 
     def _choose_among_known(
         self,
@@ -314,7 +322,12 @@ class Decider:
         weighted = known.weighted_at(row)
         weighted.update((name, int(scores[position])) for name, scores in added.items())
         return Decision(
-            cluster.names[row], int(total[position]), weighted, len(feasible), len(cluster)
+            cluster.names[row],
+            int(total[position]),
+            weighted,
+            len(feasible),
+            len(cluster),
+            state=state,
         )
 
     def _filter_anew(
@@ -358,7 +371,11 @@ class Decider:
         return int(best[self._rng.randrange(len(best)) if len(best) > 1 else 0])
 
     def _chosen(
-        self, feasible: evaluation.Indices, scored: evaluation.Scored, evaluated: int
+        self,
+        feasible: evaluation.Indices,
+        scored: evaluation.Scored,
+        evaluated: int,
+        state: framework.CycleState,
     ) -> Decision:
         position = self._pick(scored.total)
         return Decision(
@@ -367,6 +384,7 @@ class Decider:
             {name: int(scores[position]) for name, scores in scored.weighted.items()},
             len(feasible),
             evaluated,
+            state=state,
         )
 
     def _unfit(

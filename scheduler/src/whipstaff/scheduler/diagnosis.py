@@ -129,3 +129,17 @@ class FitError:
         if self.post_filter_message:
             message += f" {self.post_filter_message}"
         return message
+
+
+def refused(node: str, status: framework.Status) -> FitError:
+    """The failure of a pod that was refused the one node that had been chosen for it."""
+    column = evaluation.FilterColumn()
+    column.codes = np.array([status.code], np.int8)
+    column.reasons = np.zeros(1, np.int32)
+    column.texts = (status.reasons,)
+    filtered = evaluation.Filtered(np.ones(1, np.int8), [column])
+    statuses = NodeStatuses([node], [status.plugin], filtered, framework.SUCCESS)
+    plugins = frozenset({status.plugin} - {""})
+    if status.code == framework.Code.PENDING:
+        return FitError(1, statuses, "", frozenset(), plugins)
+    return FitError(1, statuses, "", plugins)

@@ -6,9 +6,11 @@ once: a plugin gets the snapshot and the rows it is asked about, and returns one
 Someone who prefers to think of one node at a time writes `filter_node` and `score_node` instead
 (see `whipstaff.scheduler.pernode`).
 
-Answers to `k8s.io/kube-scheduler/framework/interface.go`. Left out: what happens once a node is
-chosen (reserve, permit, bind), which is the shell's business, and extension points that nothing
-built here implements yet (the placement points).
+Once a node is chosen, plugins are asked about this one pod and node: Reserve and Permit while the
+cycle waits, PreBind (a coroutine) beside it, PostBind at the end. They get a `Handle` to work with.
+
+Answers to `k8s.io/kube-scheduler/framework/interface.go`. Left out: Bind, which is the shell's
+business, and extension points that nothing built here implements yet (the placement points).
 
 How results are reused: the decider keeps what a plugin answered for pods that look alike, and asks
 again only about the rows that changed since. A plugin says what its answers depend on:
@@ -26,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from whipstaff.scheduler import diagnosis, pods, snapshot, trial
+    from whipstaff.runtime import client
+    from whipstaff.scheduler import diagnosis, pods, snapshot, trial, waiting_pods
 
 MAX_NODE_SCORE = 100
 MIN_NODE_SCORE = 0
@@ -40,7 +43,10 @@ Rows: TypeAlias = npt.NDArray[np.intp] | slice
 ALL_ROWS = slice(None)
 
 CycleState: TypeAlias = dict[str, Any]
-"""What a plugin remembers from pre_filter to filter, or from pre_score to score, by its name."""
+"""What a plugin remembers of an attempt, from pre_filter on, by its name.
+
+Where answers are kept for pods that look alike, so is what pre_filter and pre_score note.
+"""
 
 
 class Code(enum.IntEnum):
@@ -371,6 +377,102 @@ class NormalizePlugin(Protocol):
 
     def normalize(self, state: CycleState, pod: "pods.PodInfo", scores: Int64s) -> Int64s:
         """`scores` of the feasible rows (in ascending row order), brought to 0..100."""
+
+
+class Handle(Protocol):
+    """What plugins may work with once a node is chosen."""
+
+    @property
+    def api(self) -> "client.Client":
+        """The API server."""
+
+    @property
+    def cluster(self) -> "snapshot.Snapshot":
+        """The cluster, with the pod on its node."""
+
+    @property
+    def waiting_pods(self) -> "waiting_pods.WaitingPods":
+        """The pods that a Permit plugin holds back."""
+
+    def latest(self, key: str, /) -> dict[str, Any] | None:
+        """The raw pod `namespace/name` as the watch last showed it; None if there is none."""
+
+
+@runtime_checkable
+class ReservePlugin(Protocol):
+    """Keeps account of something outside of the snapshot that a pod on a node takes.
+
+    The pod that these and the following points get names its node already.
+    """
+
+    name: ClassVar[str]
+
+    def reserve(
+        self, state: CycleState, pod: "pods.PodInfo", node_name: str, handle: Handle
+    ) -> Status | None:
+        """None to go on. A rejecting status or an error undoes the placement."""
+
+    def unreserve(
+        self, state: CycleState, pod: "pods.PodInfo", node_name: str, handle: Handle
+    ) -> None:
+        """The pod doesn't go there: undoes `reserve`, if that was called. Must not fail."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wait:
+    """From permit: not yet, but within so many seconds or not at all."""
+
+    seconds: float
+
+
+@runtime_checkable
+class PermitPlugin(Protocol):
+    """Allows a pod to be bound, holds it back for a while, or rejects it."""
+
+    name: ClassVar[str]
+
+    def permit(
+        self, state: CycleState, pod: "pods.PodInfo", node_name: str, handle: Handle
+    ) -> Status | Wait | None:
+        """None to go on; `Wait` to be asked for leave through `Handle.waiting_pods`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PreFlight:
+    """What a PreBind plugin has to do for a pod: nothing (`skip`), or work that may go on beside
+    that of the plugins next to it (`parallel`)."""  # noqa: D205, D209
+
+    skip: bool = False
+    parallel: bool = False
+
+
+@runtime_checkable
+class PreBindPlugin(Protocol):
+    """Does work that has to be done before the pod is bound."""
+
+    name: ClassVar[str]
+
+    def pre_bind_pre_flight(
+        self, state: CycleState, pod: "pods.PodInfo", node_name: str, handle: Handle
+    ) -> PreFlight:
+        """What there is to do. Has to be quick."""
+
+    async def pre_bind(
+        self, state: CycleState, pod: "pods.PodInfo", node_name: str, handle: Handle
+    ) -> Status | None:
+        """None once it is done. Anything else, or an exception, undoes the placement."""
+
+
+@runtime_checkable
+class PostBindPlugin(Protocol):
+    """Hears of pods that were bound."""
+
+    name: ClassVar[str]
+
+    def post_bind(
+        self, state: CycleState, pod: "pods.PodInfo", node_name: str, handle: Handle
+    ) -> None:
+        """The pod is bound."""
 
 
 def default_normalize(scores: Int64s, *, reverse: bool) -> Int64s:

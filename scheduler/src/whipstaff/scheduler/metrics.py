@@ -6,7 +6,8 @@ passes here five times and each microsecond of the hot path is paid by every pod
 
 Answers to `pkg/scheduler/metrics/metrics.go`: the STABLE and BETA metrics of what exists, and
 `scheduling_algorithm_duration_seconds` and `cache_size`. Left out until what they measure is built:
-permit, pod groups, resource claims, and timings of single extension points but Bind.
+pod groups, resource claims, and timings of single extension points but PostFilter, PreBind (where
+there was something to do) and Bind.
 """
 
 import bisect
@@ -119,6 +120,12 @@ class Metrics(registry.Collector):
             ("result",),
             _SLI_BUCKETS,
         )
+        self.permit_wait_duration = Histogram(
+            "scheduler_permit_wait_duration_seconds",
+            "Duration of waiting on permit",
+            ("result",),
+            _ATTEMPT_BUCKETS,
+        )
         self.queue_lengths: Callable[[], Mapping[str, int]] = dict
         self.incoming: Mapping[tuple[str, str], int] = {}
         """Pods that entered a queue, by (queue, event): the queue's own counter."""
@@ -205,6 +212,7 @@ class Metrics(registry.Collector):
             self.extension_point_duration,
             self.preemption_victims,
             self.preemption_duration,
+            self.permit_wait_duration,
         ):
             yield histogram.collect()
 

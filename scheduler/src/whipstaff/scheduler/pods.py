@@ -10,16 +10,20 @@ second of them with what it worked out for the first (upstream's SignPod has the
 
 import dataclasses
 import datetime
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
-from whipstaff.scheduler import affinityterms, requests
+from whipstaff.scheduler import affinityterms, csi_migration, requests
 
 Object = dict[str, Any]
 
 DEFAULT_SCHEDULER_NAME = "default-scheduler"
+PLACED_VOLUMES = frozenset({"persistentVolumeClaim", "ephemeral", "iscsi", "rbd"}) | (
+    csi_migration.SOURCES
+)
+"""The kinds of volumes that say something about where a pod can be."""
 WILDCARD_IP = "0.0.0.0"  # noqa: S104 - nothing is bound: a pod that names no address means all
 
 
@@ -63,6 +67,7 @@ class PodInfo:
     images: tuple[str, ...]  # with a tag; one a container and image volume, in upstream's order
     container_count: int  # containers and init containers
     scheduling_gates: tuple[str, ...]
+    volumes: tuple[Mapping[str, Any], ...]  # as in the spec, of the kinds in `PLACED_VOLUMES`
     _class_key: Hashable = None
     _kind: Kind | None = None
     _affinity_terms: affinityterms.Terms | None = None
@@ -99,6 +104,11 @@ class PodInfo:
             images=_images(spec),
             container_count=len(containers) + len(init_containers),
             scheduling_gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+            volumes=tuple(
+                volume
+                for volume in spec.get("volumes") or ()
+                if not PLACED_VOLUMES.isdisjoint(volume)
+            ),
         )
 
     def on_node(self, node_name: str) -> "PodInfo":
@@ -130,6 +140,14 @@ class PodInfo:
         if self._affinity_terms is None:
             self._affinity_terms = affinityterms.read(self.affinity, self.namespace)
         return self._affinity_terms
+
+    def claims(self) -> Iterator[tuple[str, bool]]:
+        """The key of each claim that it uses, and whether the claim is made for it alone."""
+        for volume in self.volumes:
+            if (source := volume.get("persistentVolumeClaim")) is not None:
+                yield f"{self.namespace}/{source['claimName']}", False
+            elif volume.get("ephemeral") is not None:
+                yield f"{self.namespace}/{self.name}-{volume['name']}", True
 
     @property
     def class_key(self) -> Hashable:

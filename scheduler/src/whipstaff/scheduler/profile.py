@@ -71,7 +71,17 @@ _METHODS: dict[str, tuple[str, ...]] = {
     "postFilter": ("post_filter",),
     "preScore": ("pre_score",),
     "score": ("score", "score_node"),
+    "reserve": ("reserve",),
+    "permit": ("permit",),
+    "preBind": ("pre_bind",),
+    "postBind": ("post_bind",),
 }
+
+_TOGETHER = {
+    "reserve": ("reserve", "unreserve"),
+    "preBind": ("pre_bind_pre_flight", "pre_bind"),
+}
+"""Methods of a point of which none is of use without the others."""
 
 Factory = Callable[..., framework.Plugin]
 
@@ -123,7 +133,8 @@ class Profile:
         Names in `points` without a plugin are ignored. `plugins` goes by the plugins' own names.
 
         Raises:
-            ValueError: there isn't exactly one queue-sort plugin, or two plugins have one name.
+            ValueError: there isn't exactly one queue-sort plugin, two plugins have one name, or
+                one has half of what a point needs.
         """
         guard = unsupported.Unsupported()
         self.scheduler_name = scheduler_name
@@ -167,6 +178,22 @@ class Profile:
         self.scorers = tuple(
             scorer_of(plugin, weight_of.get(plugin.name) or 1, plugin in pre_scores)
             for plugin in at("score")
+        )
+        for point, methods in _TOGETHER.items():
+            for plugin in at(point):
+                if missing := [method for method in methods if not hasattr(plugin, method)]:
+                    raise ValueError(f"plugin {plugin.name} at {point} needs a {missing[0]}, too")
+        self.reserves = tuple(
+            plugin for plugin in at("reserve") if isinstance(plugin, framework.ReservePlugin)
+        )
+        self.permits = tuple(
+            plugin for plugin in at("permit") if isinstance(plugin, framework.PermitPlugin)
+        )
+        self.pre_binds = tuple(
+            plugin for plugin in at("preBind") if isinstance(plugin, framework.PreBindPlugin)
+        )
+        self.post_binds = tuple(
+            plugin for plugin in at("postBind") if isinstance(plugin, framework.PostBindPlugin)
         )
         self.signers = tuple(plugin for plugin in by_name.values() if _is_signed(plugin))
 

@@ -1,4 +1,4 @@
-"""What the scheduler keeps of a pod or node that it watches, and what it throws away at once.
+"""What the scheduler keeps of an object that it watches, and what it throws away at once.
 
 No loop runs here: the informers call these on each object as it comes in. A pod's environment,
 probes and managed fields never matter to placement and are most of its size; without them ten
@@ -10,6 +10,8 @@ everything that a plugin of upstream's reads, and annotations, for plugins of on
 """
 
 from typing import Any
+
+from whipstaff.scheduler import csi_migration
 
 Object = dict[str, Any]
 
@@ -61,6 +63,50 @@ def node(raw: Object) -> Object:
         for condition in status.get("conditions") or ()
     ]
     raw["status"] = kept
+    return raw
+
+
+def claim(raw: Object) -> Object:
+    """A PersistentVolumeClaim without what no scheduling plugin reads; in place."""
+    _prune_metadata(raw["metadata"])
+    raw["status"] = _only(raw.get("status") or {}, ("phase",))
+    return raw
+
+
+def volume(raw: Object) -> Object:
+    """A PersistentVolume without what no scheduling plugin reads; in place."""
+    _prune_metadata(raw["metadata"])
+    spec = raw["spec"]
+    spec.pop("mountOptions", None)
+    if csi := spec.get("csi"):
+        spec["csi"] = _only(csi, ("driver", "volumeHandle"))
+    raw["status"] = _only(raw.get("status") or {}, ("phase",))
+    return raw
+
+
+def storage_class(raw: Object) -> Object:
+    """A StorageClass without what no scheduling plugin reads; in place."""
+    _prune_metadata(raw["metadata"])
+    for field in ("parameters", "mountOptions"):
+        raw.pop(field, None)
+    return raw
+
+
+def csi_node(raw: Object) -> Object:
+    """A CSINode without what no scheduling plugin reads: there is one for each node; in place."""
+    annotations = raw["metadata"].get("annotations") or {}
+    metadata = _only(raw["metadata"], ("name", "uid", "resourceVersion"))
+    metadata["annotations"] = _only(annotations, (csi_migration.MIGRATED_PLUGINS,))
+    drivers = [
+        _only(driver, ("name", "allocatable")) for driver in raw["spec"].get("drivers") or ()
+    ]
+    return {"metadata": metadata, "spec": {"drivers": drivers}}
+
+
+def bare(raw: Object) -> Object:
+    """An object of another kind without its managed fields and its status; in place."""
+    _prune_metadata(raw["metadata"])
+    raw.pop("status", None)
     return raw
 
 

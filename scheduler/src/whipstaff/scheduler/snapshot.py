@@ -8,7 +8,8 @@ node goes, the last row moves into its place; both are marked as changed. So an 
 only until the next mutation, and there is no mask of living rows to carry around.
 
 Which rows changed is told by two counters a row, `node_version` (its node object) and
-`pods_version` (the pods on it), that take the value of `version` at the change.
+`pods_version` (the pods on it, and the volumes that they and the node have), that take the value of
+`version` at the change.
 
 A pod counts as soon as it has a node name, whichever scheduler gave it one; a pod assumed here
 counts until the watch confirms it or it is forgotten. Pods of nodes that aren't known (yet, or any
@@ -30,12 +31,14 @@ import numpy.typing as npt
 from whipstaff.runtime import selectors
 from whipstaff.scheduler import (
     affinityterms,
+    attached_volumes,
     framework,
     interning,
     namespaces,
     podcounts,
     pods,
     requests,
+    storage,
     workloads,
 )
 
@@ -110,6 +113,10 @@ class Snapshot:
         self._pods_on: dict[str, dict[str, pods.PodInfo]] = {}  # by node name, known or not
         self._assumed: set[str] = set()
         self._vectors: dict[requests.Requests, framework.Int64s] = {}
+        self._claim_users: dict[str, dict[str, pods.PodInfo]] = {}  # by claim's key, by uid
+        self.storage = storage.Storage(self._storage_changed)
+        """Claims, volumes and what else there is to know of storage."""
+        self._attached_volumes = attached_volumes.AttachedVolumes()
 
     def __len__(self) -> int:
         """The number of nodes."""
@@ -157,7 +164,7 @@ class Snapshot:
 
     @property
     def pods_version(self) -> framework.Int64s:
-        """(nodes,): when the pods on the row's node last changed."""
+        """(nodes,): when the pods on the row's node last changed, or volumes of theirs did."""
         return self._pods_version[: self._size]
 
     @property
@@ -207,6 +214,11 @@ class Snapshot:
         """Each host port in use, and (nodes,) how many pods of each node hold it."""
         for port, column in self._ports.columns.items():
             yield port, column[: self._size]
+
+    def attached_volumes(self) -> attached_volumes.AttachedVolumes:
+        """How many volumes of CSI drivers each node has, and takes; up to date for now."""
+        self._attached_volumes.refresh(self)
+        return self._attached_volumes
 
     def size_of(self, rows: framework.Rows) -> int:
         """How many rows `rows` means."""
@@ -376,6 +388,10 @@ class Snapshot:
         """Every pod that has a node name."""
         return self._pods.values()
 
+    def claim_users(self, key: str) -> Collection[pods.PodInfo]:
+        """The pods with a node that use the claim `namespace/name`."""
+        return self._claim_users.get(key, {}).values()
+
     def add_pod(self, pod: pods.PodInfo) -> None:
         """Takes in a pod with a node name as it is now: new, changed, or until now only assumed.
 
@@ -504,6 +520,8 @@ class Snapshot:
         self._pods[pod.uid] = pod
         self._pods_on.setdefault(pod.node_name, {})[pod.uid] = pod
         self._pods_by_kind.add(pod)
+        for key, _ in pod.claims() if pod.volumes else ():
+            self._claim_users.setdefault(key, {})[pod.uid] = pod
 
     def _unlist(self, pod: pods.PodInfo) -> None:
         """Undoes `_list`, when the pod isn't counted any more."""
@@ -513,6 +531,19 @@ class Snapshot:
         if not on_node:
             del self._pods_on[pod.node_name]
         self._pods_by_kind.remove(pod)
+        for key, _ in pod.claims() if pod.volumes else ():
+            users = self._claim_users.get(key, {})
+            users.pop(pod.uid, None)
+            if not users:
+                self._claim_users.pop(key, None)
+
+    def _storage_changed(self, claims: Collection[str], nodes: Collection[str]) -> None:
+        """Marks the rows of the nodes, and of the nodes where pods use one of the claims."""
+        names = {pod.node_name for key in claims for pod in self.claim_users(key)}
+        for name in names.union(nodes):
+            row = self.row_of.get(name)
+            if row is not None:
+                self._touch_pods(row)
 
     def _touch_pods(self, row: int) -> None:
         self.version += 1
@@ -601,4 +632,5 @@ def _occupies_alike(before: pods.PodInfo, after: pods.PodInfo) -> bool:
         and before.host_ports == after.host_ports
         and before.labels == after.labels
         and before.affinity == after.affinity
+        and before.volumes == after.volumes
     )

@@ -1,9 +1,8 @@
 """The plugins that ship with the scheduler: one file a plugin, named as upstream's.
 
 `BUILT` is what a profile can name; a plugin that takes arguments has a `from_arguments`. Plugins of
-the stock scheduler that aren't here yet (the volume plugins, DynamicResources, DefaultPreemption,
-NodeDeclaredFeatures) come as files beside these and lines below; until then
-`whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
+the stock scheduler that aren't here yet (DynamicResources) come as files beside these and lines
+below; until then `whipstaff.scheduler.unsupported` keeps pods that need them from being placed.
 
 Answers to `pkg/scheduler/framework/plugins/registry.go`.
 """
@@ -14,15 +13,20 @@ from whipstaff.scheduler.plugins import (
     imagelocality,
     interpodaffinity,
     nodeaffinity,
+    nodedeclaredfeatures,
     nodename,
     nodeports,
     noderesourcesbalancedallocation,
     noderesourcesfit,
     nodeunschedulable,
+    nodevolumelimits,
     podtopologyspread,
     prioritysort,
     schedulinggates,
     tainttoleration,
+    volumebinding,
+    volumerestrictions,
+    volumezone,
 )
 
 BUILT: dict[str, type[framework.Plugin]] = {
@@ -36,10 +40,15 @@ BUILT: dict[str, type[framework.Plugin]] = {
         nodeaffinity.NodeAffinity,
         nodeports.NodePorts,
         noderesourcesfit.NodeResourcesFit,
+        volumerestrictions.VolumeRestrictions,
+        nodevolumelimits.NodeVolumeLimits,
+        volumebinding.VolumeBinding,
+        volumezone.VolumeZone,
         podtopologyspread.PodTopologySpread,
         interpodaffinity.InterPodAffinity,
         defaultpreemption.DefaultPreemption,
         noderesourcesbalancedallocation.NodeResourcesBalancedAllocation,
         imagelocality.ImageLocality,
+        nodedeclaredfeatures.NodeDeclaredFeatures,
     )
 }

@@ -1,0 +1,149 @@
+"""Keeps the picture of storage true to what the API server says, and tells the queue of changes.
+
+Its loops are those of the informers made here, one for each of seven resources. They are watched
+only if a profile has a plugin that looks at storage, and of each object only what such a plugin
+reads is kept: in a cluster without volumes they cost a quiet connection each.
+
+Answers to the part of `pkg/scheduler/eventhandlers.go` that is about storage.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from whipstaff.runtime import client, informer, logs, objects, resources
+from whipstaff.scheduler import cluster_events, pruning, queue, storage
+
+Object = dict[str, Any]
+
+PLUGINS = frozenset({"VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding", "VolumeZone"})
+"""The plugins that look at storage."""
+
+_log = logs.get("scheduler.storage_state")
+
+
+class _Kind(NamedTuple):
+    """A resource, what it is called in events, and what is done with its objects."""
+
+    resource: resources.Resource
+    event: str
+    prune: Callable[[Object], Object]
+    put: Callable[[storage.Storage, Object], None]
+    drop: Callable[[storage.Storage, Object], None]
+
+
+_KINDS = (
+    _Kind(
+        resources.STORAGECLASSES,
+        cluster_events.STORAGE_CLASS,
+        pruning.storage_class,
+        storage.Storage.put_class,
+        storage.Storage.drop_class,
+    ),
+    _Kind(
+        resources.CSIDRIVERS,
+        cluster_events.CSI_DRIVER,
+        pruning.bare,
+        storage.Storage.put_driver,
+        storage.Storage.drop_driver,
+    ),
+    _Kind(
+        resources.CSINODES,
+        cluster_events.CSI_NODE,
+        pruning.csi_node,
+        storage.Storage.put_csi_node,
+        storage.Storage.drop_csi_node,
+    ),
+    _Kind(
+        resources.CSISTORAGECAPACITIES,
+        cluster_events.CSI_STORAGE_CAPACITY,
+        pruning.bare,
+        storage.Storage.put_capacity,
+        storage.Storage.drop_capacity,
+    ),
+    _Kind(
+        resources.VOLUMEATTACHMENTS,
+        cluster_events.VOLUME_ATTACHMENT,
+        pruning.bare,
+        storage.Storage.put_attachment,
+        storage.Storage.drop_attachment,
+    ),
+    _Kind(
+        resources.PERSISTENTVOLUMES,
+        cluster_events.PERSISTENT_VOLUME,
+        pruning.volume,
+        storage.Storage.put_volume,
+        storage.Storage.drop_volume,
+    ),
+    _Kind(
+        resources.PERSISTENTVOLUMECLAIMS,
+        cluster_events.PERSISTENT_VOLUME_CLAIM,
+        pruning.claim,
+        storage.Storage.put_claim,
+        storage.Storage.drop_claim,
+    ),
+)
+RESOURCES = tuple(kind.resource for kind in _KINDS)
+"""What is watched."""
+
+
+class Handler:
+    """What happens when an object of one resource appears, changes or goes."""
+
+    def __init__(self, kind: _Kind, known: storage.Storage, waiting: queue.SchedulingQueue) -> None:
+        self._kind = kind
+        self._known = known
+        self._waiting = waiting
+        add, update, delete = (
+            cluster_events.event(kind.event, action)
+            for action in (
+                cluster_events.Action.ADD,
+                cluster_events.Action.UPDATE,
+                cluster_events.Action.DELETE,
+            )
+        )
+        self._add, self._update, self._delete = add, update, delete
+
+    def on_add(self, obj: Object) -> None:
+        """An object is new to us."""
+        if self._take(obj):
+            self._waiting.move_all(self._add, None, obj)
+
+    def on_update(self, old: Object, new: Object) -> None:
+        """An object changed."""
+        if self._take(new):
+            self._waiting.move_all(self._update, old, new)
+
+    def on_delete(self, obj: Object) -> None:
+        """An object is gone."""
+        self._kind.drop(self._known, obj)
+        self._waiting.move_all(self._delete, obj, None)
+
+    def _take(self, obj: Object) -> bool:
+        try:
+            self._kind.put(self._known, obj)
+        except ValueError as error:
+            kind, key = self._kind.resource.kind, objects.key(obj)
+            _log.error("unreadable object is left out", kind=kind, key=key, error=str(error))
+            self._kind.drop(self._known, obj)
+            return False
+        return True
+
+
+def informers(
+    api: client.Client,
+    known: storage.Storage,
+    waiting: queue.SchedulingQueue,
+    plugins: Iterable[str],
+) -> list[informer.Informer]:
+    """The informers that keep `known` up to date, not started; none if no plugin asks for them.
+
+    `plugins` are the names of all profiles' plugins.
+    """
+    if PLUGINS.isdisjoint(plugins):
+        return []
+    made = []
+    for kind in _KINDS:
+        watched = informer.Informer(api, kind.resource, transform=kind.prune)
+        watched.add_handler(Handler(kind, known, waiting))
+        made.append(watched)
+    return made

@@ -136,25 +136,34 @@ class Cluster:
         await eventually(have_nodes, f"{', '.join(names)} got a node", within)
         return found
 
-    async def refused(self, name: str, message: str | None = None, within: float = WAIT) -> Object:
+    async def refused(
+        self,
+        name: str,
+        message: str | None = None,
+        within: float = WAIT,
+        *,
+        reasons: str | None = None,
+    ) -> Object:
         """The PodScheduled condition, once it says that (or some) message.
 
-        What preemption adds to the reasons counts only where the message says something of it.
+        `reasons` is a message without what is said of preemption after it.
         """
         found: Object = {}
 
-        def says() -> bool:
-            told = found["message"]
-            if message is not None and PREEMPTION not in message:
-                told = told.partition(PREEMPTION)[0]
-            return message in (None, told)
+        def says(text: str) -> bool:
+            if reasons is not None:
+                # "not found" is the last word on a pod that was refused before any node was asked.
+                told = ("not found", "no new claims to deallocate, preemption: ")
+                return text.startswith(tuple(f"{reasons} {more}" for more in told))
+            return message in (None, text)
 
         async def is_refused() -> bool:
             condition = objects.condition(await self.get(name), "PodScheduled")
             found.update(condition or {})
-            return bool(found) and found["status"] == "False" and says()
+            return bool(found) and found["status"] == "False" and says(found["message"])
 
-        await eventually(is_refused, lambda: f"{name} is refused: {message} (is: {found})", within)
+        wanted = message or reasons
+        await eventually(is_refused, lambda: f"{name} is refused: {wanted} (is: {found})", within)
         return found
 
     async def events(self, name: str, reason: str, within: float = WAIT) -> list[Object]:

@@ -223,6 +223,30 @@ async def test_a_pod_that_is_preempted_while_it_waits_is_tried_again() -> None:
     )
 
 
+async def test_a_pod_on_its_way_gives_its_place_up_for_another() -> None:
+    world = World(First={"permit": framework.Wait(10)})
+    uid = world.placement.pod.uid
+    assert not world.handle.call_off(uid, "DefaultPreemption")
+    world.placement.reserve()
+    assert world.handle.call_off(uid, "DefaultPreemption")
+    assert not world.handle.call_off(uid, "DefaultPreemption")
+    status = await world.placement.prepare()
+    assert (status.code, status.message) == (
+        CODES.ERROR,
+        "waiting on permit for pod: preempted",
+    )
+
+    world = World()
+    world.plugins["First"].hold = asyncio.Event()
+    world.placement.reserve()
+    preparing = asyncio.create_task(world.placement.prepare())
+    await asyncio.sleep(0.01)
+    assert world.handle.call_off(uid, "DefaultPreemption")
+    status = await preparing
+    assert (status.code, status.message) == (CODES.ERROR, "preempted by DefaultPreemption")
+    assert not world.handle.call_off(uid, "DefaultPreemption")
+
+
 async def test_a_pod_that_is_gone_waits_no_more() -> None:
     world = World(First={"permit": framework.Wait(10)})
     world.placement.reserve()

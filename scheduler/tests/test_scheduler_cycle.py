@@ -58,6 +58,9 @@ class Notes:
         self.conditions.append((pod.name, reason, message))
         self.nominated.append((pod.name, nominated))
 
+    def nominate(self, pod: pods.PodInfo, node_name: str) -> None:
+        self.nominated.append((pod.name, node_name))
+
     def drop(self, uid: str) -> None:
         self.dropped.append(uid)
 
@@ -433,6 +436,42 @@ async def test_while_a_pod_waits_for_leave_the_cycle_goes_on(world: World) -> No
     assert not world.waiting.in_flight("uid-held")
     assert world.notes.events[-1][:2] == ("held", "Scheduled")
     assert world.points.undone == []
+
+
+@pytest.mark.parametrize(
+    "answer", [{"permit": framework.Wait(10)}, {"pre_bind": framework.Status(framework.Code.ERROR)}]
+)
+async def test_a_pod_with_something_to_wait_for_is_nominated_until_that_fails(
+    world: World, answer: Object
+) -> None:
+    world.node("node-a")
+    [at_once] = await begin(world, "at-once")
+    assert at_once.prepare is None
+    assert world.notes.nominated == []
+    world.points.answers.update(answer)
+    [held] = await begin(world, "held")
+    assert world.notes.nominated == [("held", "node-a")]
+    assert world.waiting.promises.node_of(held.pod) == ""
+    if "permit" in answer:
+        world.handle.waiting_pods.get("uid-held").reject("Points", "no group")
+    await prepared(world, held)
+    assert world.notes.nominated == [("held", "node-a"), ("held", "")]
+
+
+async def test_a_pod_called_off_for_another_leaves_it_the_place(world: World) -> None:
+    world.points.answers["permit"] = framework.Wait(10)
+    world.node("node-a", cpu="1")
+    [held] = await begin(world, "held")
+    world.pod("high", cpu="1", priority=10)
+    await world.run(Bindings(), lambda: bool(world.evictions.started))
+    assert world.evictions.started == [("high", "node-a", ["held"])]
+    del world.points.answers["permit"]
+    assert world.handle.call_off("uid-held", "DefaultPreemption")
+    await prepared(world, held)
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))
+    assert [(each.pod.name, each.node) for each in bindings.started] == [("high", "node-a")]
+    assert world.waiting.get("default/held").place != queue.ACTIVE
 
 
 async def test_a_pod_rejected_in_its_wait_is_not_helped_by_its_own_end(world: World) -> None:

@@ -77,6 +77,7 @@ class World:
         self.measured = metrics.Metrics()
         self.seen: dict[str, Object] = {}
         self.activated: list[str] = []
+        self.on_their_way: set[str] = set()
         self.evictor = evictions.Evictor(
             self.server,  # type: ignore[arg-type]
             latest=self.seen.get,
@@ -84,6 +85,7 @@ class World:
             conditions=self.notes,  # type: ignore[arg-type]
             recorders={"default-scheduler": self.notes},  # type: ignore[dict-item]
             activate=self.activate,
+            call_off=self.call_off,
             measured=self.measured,
             clock=lambda: 0.0,
             now=lambda: NOW,
@@ -92,6 +94,10 @@ class World:
 
     def activate(self, keys: Iterable[str]) -> None:
         self.activated.extend(keys)
+
+    def call_off(self, uid: str, plugin: str) -> bool:
+        assert plugin == "DefaultPreemption"
+        return uid in self.on_their_way
 
     def pod(self, name: str, **more: Any) -> pods.PodInfo:
         raw = testing.pod(name, **more)
@@ -165,6 +171,21 @@ async def test_a_victim_that_is_marked_already_is_only_deleted(world: World) -> 
     world.evictor.start(world.high, "node-a", [low])
     await world.finish()
     assert world.server.requests == [("delete", "low")]
+
+
+async def test_a_victim_that_is_only_on_its_way_is_called_off_and_not_deleted(
+    world: World,
+) -> None:
+    victims = world.victims("coming", "there")
+    world.on_their_way.add(victims[0].uid)
+    world.evictor.start(world.high, "node-a", victims)
+    await world.finish()
+    assert world.server.requests == [("patch", "there"), ("delete", "there")]
+    note = "Preempted by pod uid-default-high on node node-a"
+    assert [(event[0], event[4]) for event in world.notes.events] == [
+        ("coming", f"{note} (in kube-scheduler memory)."),
+        ("there", note),
+    ]
 
 
 async def test_the_last_victim_goes_alone(world: World) -> None:

@@ -215,7 +215,8 @@ async def test_pods_of_one_moment_get_a_volume_each_and_the_last_one_none(
         [last] = [n for n in range(7) if not await cluster.node_of(f"pod-{n}")]
         await cluster.refused(
             f"pod-{last}",
-            "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.",
+            reasons="0/2 nodes are available: 2 node(s) didn't find available persistent "
+            "volumes to bind.",
         )
         bound = {await storage.bound_to(f"data-{n}") for n in range(7) if n != last}
         assert len(bound) == 6
@@ -238,8 +239,8 @@ async def test_a_second_pod_follows_the_first_ones_volume(
         await cluster.pod("three", volumes=uses("data"), nodeSelector={"zone": "a"})
         await cluster.refused(
             "three",
-            "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, "
-            "1 node(s) didn't match Pod's node affinity/selector.",
+            reasons="0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node "
+            "affinity, 1 node(s) didn't match Pod's node affinity/selector.",
         )
 
 
@@ -253,7 +254,7 @@ async def test_an_immediate_claim_is_the_pv_controllers_to_bind(
         await cluster.pod("pod", volumes=uses("data"))
         await cluster.refused(
             "pod",
-            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
+            reasons="0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
         )
         await storage.volume("late", now, zone="a")
         await cluster.placed("pod")
@@ -268,7 +269,7 @@ async def test_a_pod_waits_for_its_claim_to_be_made(
     async with cluster.scheduling():
         await cluster.pod("pod", volumes=uses("data"))
         await cluster.refused(
-            "pod", '0/1 nodes are available: persistentvolumeclaim "data" not found. not found'
+            "pod", reasons='0/1 nodes are available: persistentvolumeclaim "data" not found.'
         )
         await storage.claim("data", waiting)
         await cluster.placed("pod")
@@ -435,8 +436,8 @@ async def test_a_claim_for_one_pod_is_had_by_one_after_the_other(
         await cluster.pod("two", volumes=uses("data"))
         await cluster.refused(
             "two",
-            "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with "
-            "ReadWriteOncePod access mode already in-use by another pod.",
+            reasons="0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim "
+            "with ReadWriteOncePod access mode already in-use by another pod.",
         )
         await cluster.api.delete(resources.PODS, "one", cluster.namespace)
         await cluster.placed("two")
@@ -464,7 +465,7 @@ async def test_a_node_takes_no_more_volumes_than_its_driver_says(
         await cluster.placed("pod-0", "pod-1")
         await cluster.pod("pod-2", volumes=uses("now-2"))
         await cluster.refused(
-            "pod-2", "0/1 nodes are available: 1 node(s) exceed max volume count."
+            "pod-2", reasons="0/1 nodes are available: 1 node(s) exceed max volume count."
         )
         await cluster.node("node-b", labels={"zone": "b"})
         await storage.csi_node("node-b", limit=1)
@@ -487,6 +488,6 @@ async def test_a_bound_volume_keeps_its_pods_in_its_zone(
         await cluster.pod("other", volumes=uses("data"), nodeSelector={zone: "a"})
         await cluster.refused(
             "other",
-            "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, "
+            reasons="0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, "
             "1 node(s) had no available volume zone.",
         )

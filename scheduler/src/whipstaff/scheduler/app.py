@@ -240,6 +240,7 @@ class Scheduler:
             conditions=self._conditions,
             recorders=self._recorders,
             activate=self._waiting.activate,
+            call_off=handle.call_off,
             measured=self._measured,
             clock=time.monotonic,
             now=time.time,

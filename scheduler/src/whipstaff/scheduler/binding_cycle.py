@@ -46,6 +46,17 @@ class Handle:
     placements: "dict[str, Placement]" = dataclasses.field(default_factory=dict)
     """The pods whose PreBind plugins are at work, by uid."""
 
+    def call_off(self, uid: str, plugin: str) -> bool:
+        """Has a pod on its way to a node give its place up, for `plugin`: it is tried again.
+
+        False if no plugin holds it back or works for it, or not any more. Source: `PreemptPod` in
+        `pkg/scheduler/framework/preemption/executor.go`.
+        """
+        if (waiting := self.waiting_pods.get(uid)) is not None:
+            return waiting.preempt(plugin, "preempted")
+        placement = self.placements.get(uid)
+        return placement is not None and placement.cancel(f"preempted by {plugin}")
+
 
 class Placement:
     """One pod on its way to a node."""

@@ -9,7 +9,8 @@ While the binder is full the cycle rests: a decision made long before its bindin
 only be made on an older picture.
 
 A pod that fits nowhere may have others evicted for it (PostFilter): who goes is decided in the same
-step, over the same picture, and carried out by `evictions` meanwhile.
+step, over the same picture, and carried out by `evictions` meanwhile. A pod on its way to a node is
+nominated to it where plugins have something to wait for first, so that others know where it goes.
 
 Answers to `pkg/scheduler/schedule_one.go`; what plugins do once a node is chosen is in
 `binding_cycle`. Left out: pod groups. A pod on its way to a node isn't nominated to it
@@ -176,6 +177,7 @@ class Cycle:
         attempt = _Attempt(queued, placement, started, self._now())
         binding = binder.Binding(assumed, assumed.node_name, attempt)
         if placement.needs_preparing:
+            self._conditions.nominate(pod, assumed.node_name)
             binding.prepare = functools.partial(attempt.prepare, self._now)
         return binding
 

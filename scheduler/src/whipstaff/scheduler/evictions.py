@@ -7,11 +7,14 @@ tried again as soon as that one is seen to go, whether or not the answer has com
 `is_preempting` keeps it out of the active queue. If something fails, the preemptor is tried again
 at once, and finds out anew what would help.
 
+A victim that is only on its way to the node, held back by Permit or with PreBind at work, isn't
+deleted: its way ends there, and it is tried again.
+
 No pod is evicted for nothing: a deletion carries the victim's uid, for its name may be somebody
 else's by now, and nothing more is evicted for a preemptor that is gone or has a node.
 
 Answers to `pkg/scheduler/framework/preemption/executor.go` with asynchronous preemption on, as 1.36
-has it. Left out: victims that wait in Permit or PreBind, which nothing here does.
+has it.
 """
 
 import asyncio
@@ -50,7 +53,9 @@ class Evictor:
     """Carries preemptions out.
 
     `latest` gives the pod of a key as the watch last showed it; `activate` has the pods of some
-    keys tried again at once; `clock` is any, in seconds, `now` in seconds since the epoch.
+    keys tried again at once; `call_off` has the pod of a uid give up its way to a node, for the
+    plugin of a name, and says whether it does; `clock` is any, in seconds, `now` in seconds since
+    the epoch.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Evictor:
         conditions: pod_conditions.ConditionWriter,
         recorders: Mapping[str, events.Recorder],
         activate: Callable[[Iterable[str]], None],
+        call_off: Callable[[str, str], bool],
         measured: metrics.Metrics,
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -72,6 +78,7 @@ class Evictor:
         self._conditions = conditions
         self._recorders = recorders
         self._activate = activate
+        self._call_off = call_off
         self._measured = measured
         self._clock = clock
         self._now = now
@@ -183,7 +190,8 @@ class Evictor:
             _log.info("nothing is evicted for a pod that waits no more", pod=preemptor.key)
             return
         try:
-            evicted = await self._evict(preemptor, victim)
+            called_off = self._call_off(victim.uid, defaultpreemption.DefaultPreemption.name)
+            evicted = called_off or await self._evict(preemptor, victim)
         except errors.WhipstaffError as error:
             failures.append(error)
             _log.warning("eviction failed", pod=preemptor.key, victim=victim.key, error=str(error))
@@ -191,6 +199,7 @@ class Evictor:
         if evicted:
             _log.debug("evicted", pod=preemptor.key, victim=victim.key, node=preemption.node)
             note = f"Preempted by pod {preemptor.uid} on node {preemption.node}"
+            note += " (in kube-scheduler memory)." if called_off else ""
             self._recorders[preemptor.scheduler_name].event(
                 victim.raw, "Normal", "Preempted", "Preempting", note, preemptor.raw
             )

@@ -57,7 +57,7 @@ async def test_pods_made_at_once_are_spread_and_the_next_waits_for_a_node(cluste
         assert sorted(collections.Counter(nodes).values()) == [1, 1, 1, 2]
         await pod(cluster, "waits", "web", topologySpreadConstraints=[SPREAD_WIDELY])
         await cluster.refused(
-            "waits", f"0/4 nodes are available: 2 Too many pods, 2 {SPREAD_REASON}."
+            "waits", reasons=f"0/4 nodes are available: 2 Too many pods, 2 {SPREAD_REASON}."
         )
         await cluster.node("late", labels={ZONE: "a"})
         assert await cluster.placed("waits") == ["late"]
@@ -71,7 +71,7 @@ async def test_a_constraint_is_met_when_a_pod_goes(cluster: Any) -> None:
         await cluster.placed("first")
         await pod(cluster, "second", "web", topologySpreadConstraints=[SPREAD_WIDELY])
         await cluster.refused(
-            "second", f"0/2 nodes are available: 1 Too many pods, 1 {SPREAD_REASON}."
+            "second", reasons=f"0/2 nodes are available: 1 Too many pods, 1 {SPREAD_REASON}."
         )
         await cluster.api.delete(resources.PODS, "first", cluster.namespace)
         assert await cluster.placed("second") == ["node-a"]
@@ -107,12 +107,13 @@ async def test_pods_keep_away_from_one_another_until_there_is_another_node(clust
         await pod(cluster, "second", "web", affinity=away)
         await cluster.refused(
             "second",
-            "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.",
+            reasons="0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.",
         )
         await pod(cluster, "plain", "web")
         await cluster.refused(
             "plain",
-            "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.",
+            reasons="0/1 nodes are available: 1 node(s) didn't satisfy existing pods "
+            "anti-affinity rules.",
         )
         await cluster.node("node-b")
         await cluster.api.delete(resources.PODS, "plain", cluster.namespace)
@@ -127,7 +128,7 @@ async def test_a_pod_follows_the_pod_that_it_wants_to_be_near(cluster: Any) -> N
         await pod(cluster, "follower", "other", affinity=near)
         await cluster.refused(
             "follower",
-            "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.",
+            reasons="0/2 nodes are available: 2 node(s) didn't match pod affinity rules.",
         )
         await pod(cluster, "first", "web", nodeSelector={HOST: "node-b"})
         assert await cluster.placed("first", "follower") == ["node-b", "node-b"]

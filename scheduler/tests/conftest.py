@@ -26,9 +26,6 @@ WAIT = 20.0
 NO_ELECTION = flags.LeaderElection(leader_elect=False, given=frozenset({"leader_elect"}))
 
 
-PREEMPTION = " no new claims to deallocate, preemption:"
-
-
 class Cluster:
     """The API server as a test uses it. What it makes outside of its namespace it removes."""
 

@@ -13,8 +13,7 @@ step, over the same picture, and carried out by `evictions` meanwhile. A pod on 
 nominated to it where plugins have something to wait for first, so that others know where it goes.
 
 Answers to `pkg/scheduler/schedule_one.go`; what plugins do once a node is chosen is in
-`binding_cycle`. Left out: pod groups. A pod on its way to a node isn't nominated to it
-(NominatedNodeNameForExpectation).
+`binding_cycle`. Left out: pod groups.
 """
 
 import asyncio

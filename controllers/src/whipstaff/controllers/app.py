@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from whipstaff.controllers import rivals
 from whipstaff.controllers import shadow as shadows
@@ -33,7 +33,6 @@ from whipstaff.runtime import (
     workqueue,
 )
 
-Object: TypeAlias = dict[str, Any]
 Sync: TypeAlias = Callable[[str], Awaitable[float | None]]
 
 DEPLOYMENT, REPLICASET = "deployment", "replicaset"
@@ -223,11 +222,6 @@ class Controllers:
             self._replicaset.watch()
             work.append((self._replicaset.queue, sync))
         return work
-
-    def notice(self, deployment: Object) -> None:
-        """Look at a Deployment, of which only the metadata counts, once its copy is as new."""
-        if self._deployment is not None:
-            self._deployment.notice(deployment)
 
     def check_lease(self) -> None:
         """Raises `LeaseExpired` where the lease should have been renewed long ago."""

@@ -1,14 +1,12 @@
-"""The controllers as a kopf operator: kopf starts, stops and wakes them, and leaves no marks.
+"""The controllers as a kopf operator: kopf starts and stops them, and leaves no marks.
 
-kopf has the process: start-up, shutdown, signals, credentials, liveness, and the events of
-Deployments. Of all that it offers only what writes nothing is used: ``on.event`` with handlers
-that return None, ``on.startup``, ``on.login``, ``on.probe`` and ``on.cleanup``; a handler of
-another kind would put annotations or finalizers on people's objects.
+kopf has the process: start-up, shutdown, signals, liveness, and credentials for whatever else runs
+in it. Of all that it offers only what writes nothing is used: ``on.startup``, ``on.login``,
+``on.probe`` and ``on.cleanup``; a handler of another kind would put annotations or finalizers on
+people's objects. Objects don't come through it, for what each event costs: they are read by
+`whipstaff.runtime.informer`. docs/controllers.md has the measurements behind this.
 
-The lease is taken while kopf starts up, so nothing is watched before. An event of kopf's queues a
-key, and says how far our own copy of the Deployments must have come before that key is looked at;
-what is there is always read from the copies (`whipstaff.runtime.informer`), which notice what
-vanished while a watch was broken. docs/controllers.md has the measurements behind this.
+The lease is taken while kopf starts up, so nothing is watched before.
 
 Two ways in: `run`, with flags, and ``kopf run -m whipstaff.controllers``, beside handlers of one's
 own, with the defaults of all flags and without our server of metrics (kopf's ``--liveness`` takes
@@ -28,7 +26,7 @@ import aiohttp
 import kopf
 
 from whipstaff.controllers import app
-from whipstaff.runtime import config, flags, logs, resources
+from whipstaff.runtime import config, flags, logs
 
 _log = logs.get("controllers")
 
@@ -68,9 +66,6 @@ class Operator:
         kopf.on.login(registry=registry)(self.login)
         kopf.on.cleanup(registry=registry)(self.end)
         kopf.on.probe(registry=registry, id="leading")(self.probe)
-        if app.DEPLOYMENT in self._plan.controllers:
-            kind = resources.DEPLOYMENTS
-            kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self.notice)
 
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Start to work, and give kopf the word once leading.
@@ -122,10 +117,6 @@ class Operator:
         return kopf.AiohttpSession(
             server=self._connection.server, aiohttp_session=self._session, expiration=until
         )
-
-    async def notice(self, body: kopf.Body, **_: Any) -> None:
-        """Something happened to a Deployment."""
-        self._parts().notice({"metadata": dict(body["metadata"])})
 
     async def probe(self, **_: Any) -> str:
         """Whether the controllers are alive; kopf answers ``--liveness`` with it.

@@ -101,12 +101,6 @@ class DeploymentController:
         self._replicasets.add_handler(_ReplicaSetHandler(self))
         self._pods.add_handler(_PodHandler(self))
 
-    def notice(self, deployment: Object) -> None:
-        """Look at a Deployment once its copy is as new as this, of which only metadata counts."""
-        key = objects.key(deployment)
-        self._own.wrote(key, resources.DEPLOYMENTS, objects.resource_version(deployment))
-        self.queue.add(key)
-
     async def run(self, workers: int = 5) -> None:
         """Work on the queue until cancelled; then what was begun is finished."""
         await workqueue.run_workers(self.queue, self.sync, workers)

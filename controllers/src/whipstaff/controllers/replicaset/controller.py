@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 import prometheus_client
 
 from whipstaff.controllers import claiming, own_writes, rivals
-from whipstaff.controllers.replicaset import ranking, reconciler, status
+from whipstaff.controllers.replicaset import ranking, reconciler, status, trust
 from whipstaff.runtime import (
     client,
     errors,
@@ -173,6 +173,7 @@ class ReplicaSetController:
         self._recorder = recorder
         self._now = now
         self._own = own_writes.OwnWrites()
+        self._trust = trust.Trust()
         # namespace -> key -> what the ReplicaSet selects; None where that can't be understood.
         self._selectors: dict[str, dict[str, selectors.Selector | None]] = {}
 
@@ -190,6 +191,7 @@ class ReplicaSetController:
         replicaset = self._replicasets.get(key)
         if replicaset is None:
             self._own.forget(key)
+            self._trust.forget(key)
             return None
         if rivals.is_probe(replicaset):
             return None
@@ -409,7 +411,8 @@ class ReplicaSetController:
             self._own.wrote(key, resources.PODS, objects.resource_version(pod))
             report.done(pod)
 
-        _, problem = await slow_start(count, create)
+        _, problem = await slow_start(count, create, self._trust.first(key, namespace))
+        self._trust.learn(key, namespace, failed=problem is not None)
         if problem is not None:
             raise problem
 

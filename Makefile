@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential faults chaos soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling faults chaos soak requirements setup clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
 
 setup:
 	@tools/setup $(VENV)
@@ -53,6 +53,9 @@ conformance: setup ## Upstream's tests on two nodes with containers (FOCUS=... S
 
 differential: setup ## Random users on two clusters, with the stock controllers and with ours: no difference
 	@$(BIN)/pytest e2e/controllers/test_differential.py -m cluster --full -s $(ARGS)
+
+differential-scheduling: setup ## Random pods on random clusters, to the stock scheduler and to ours: no difference
+	@$(BIN)/pytest e2e/scheduling -m cluster --full -s $(ARGS)
 
 faults: setup ## A node whose agent is killed 100 times, whose disk fills up, whose API server is away ...
 	@$(BIN)/pytest e2e/faults -m cluster --full $(ARGS)

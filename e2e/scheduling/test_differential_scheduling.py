@@ -1,0 +1,99 @@
+"""Random pods on random clusters are placed by the stock kube-scheduler and by ours alike.
+
+``--full`` (`make differential-scheduling`) places some thousand of them.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from e2e.scheduling import bed, generator, known
+from whipstaff.runtime import errors
+
+SEED = 3
+SHORT = 6
+FULL = 200
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(7200)
+async def test_every_pod_ends_as_with_the_stock_scheduler(
+    pytestconfig: pytest.Config, tmp_path: pathlib.Path
+) -> None:
+    rounds = FULL if pytestconfig.getoption("--full") else SHORT
+    report = bed.Report()
+    try:
+        async with bed.running(tmp_path) as made:
+            for number in range(rounds):
+                await made.play(SEED, number, range(bed.PROBES), report)
+    except errors.StartupError as error:
+        pytest.skip(str(error))
+    print(report)
+    assert not [str(each) for each in report.unexplained]
+    assert len(report.passing) <= rounds // 10
+    assert report.ends["placed"] > rounds * 4
+    assert report.ends["refused"] > rounds
+    assert report.ends["preempting"] > rounds // 4
+
+
+def test_a_cluster_and_its_pods_are_the_same_every_time() -> None:
+    assert generator.state(1, 2) == generator.state(1, 2)
+    assert generator.state(1, 2) != generator.state(1, 3)
+    assert generator.probe(1, 2, 3) == generator.probe(1, 2, 3)
+    assert generator.probe(1, 2, 3) != generator.probe(1, 2, 4)
+
+
+def test_every_feature_is_asked_for_by_some_pod() -> None:
+    texts = [str(generator.probe(SEED, 0, index)) for index in range(FULL)]
+    for feature in (
+        "nodeSelector'",
+        "tolerations",
+        "minDomains",
+        "nodeTaintsPolicy",
+        "matchLabelKeys",
+        "namespaceSelector",
+        "hostPort",
+        "restartPolicy",
+        "runtimeClassName",
+        "persistentVolumeClaim",
+        "schedulingGates",
+        "never",
+    ):
+        assert any(feature in text for text in texts), feature
+
+
+# What counts as a difference.
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours", "scores", "differs"),
+    [
+        (bed.Answer("a"), bed.Answer("b"), {"a": 5, "b": 5, "c": 4}, ""),
+        (bed.Answer("a"), bed.Answer("c"), {"a": 5, "b": 5, "c": 4}, "another node"),
+        (bed.Answer("a"), bed.Answer("b"), {}, "another node"),
+        (bed.Answer("a"), bed.Answer(message="no"), {}, "one places it"),
+        (bed.Answer(message="no"), bed.Answer(message="none"), {}, "another text"),
+        (bed.Answer(message="no", nominated="a"), bed.Answer(message="no"), {}, "one nominates"),
+        (
+            bed.Answer(message="no", nominated="a", victims=frozenset({"default/x"})),
+            bed.Answer(message="no", nominated="a"),
+            {},
+            "other victims",
+        ),
+    ],
+)
+def test_what_differs_is_told(
+    stock: bed.Answer, ours: bed.Answer, scores: dict[str, int], differs: str
+) -> None:
+    assert bed.difference(generator.State(), stock, ours, scores).startswith(differs)
+    assert bool(bed.difference(generator.State(), stock, ours, scores)) == bool(differs)
+
+
+def test_a_difference_is_meant_only_where_its_reason_applies() -> None:
+    expression = {"key": "team", "operator": "DoesNotExist"}
+    term = {"namespaceSelector": {"matchExpressions": [expression]}}
+    affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    assert known.reason({"spec": {"affinity": affinity}}, [])
+    assert not known.reason({"spec": {}}, [])

@@ -5,8 +5,8 @@ to the stock scheduler, taken away, and given to ours, so both see the same stat
 pod leaves behind stays: evicted pods and promised volumes are put back.
 
 What counts: both place the pod or neither does; our node is one of those to which the stock
-scheduler's log gives the highest score; the text of the condition (FailedScheduling's) is the same;
-both nominate a node, and its victims cost as little by upstream's five rules.
+scheduler's log gives the highest score; the condition's text and the event FailedScheduling's are
+the same; both nominate a node, and its victims cost as little by upstream's five rules.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _RELEASED = 1.5  # the stock scheduler looks once a second whether its pod is st
 _PATIENCE = 20.0
 _GATED = 0.05
 _QUIET = 0.25
+_EVENTS = 5.0
 _SCORE = re.compile(
     r'"Calculated node\'s final score for pod" pod="default/([^"]+)" node="([^"]+)" score=(-?\d+)'
 )
@@ -90,12 +91,14 @@ class Report:
     Attributes:
         ends: how many pods ended how: placed, preempting, refused.
         texts: how many refusals there were of each text, numbers left out.
+        events: how many events FailedScheduling the stock scheduler wrote.
         differences: the pods that the schedulers disagree about.
         passing: differences that were gone at the second try.
     """
 
     ends: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     texts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    events: int = 0
     differences: list[Difference] = dataclasses.field(default_factory=list)
     passing: list[str] = dataclasses.field(default_factory=list)
 
@@ -106,7 +109,8 @@ class Report:
     def __str__(self) -> str:
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
         return (
-            f"{self.ends.total()} pods ({ends}), {len(self.texts)} texts of refusals; "
+            f"{self.ends.total()} pods ({ends}), {len(self.texts)} texts of refusals, "
+            f"{self.events} events; "
             f"{len(self.unexplained)} differences, {len(self.differences) - len(self.unexplained)} "
             f"that are meant, {len(self.passing)} gone at the second try"
         )
@@ -134,11 +138,40 @@ class Bed:
                     if not again:
                         report.passing.append(f"{seed}/{number}/{index}: {text}")
                         continue
-                    reason = known.reason(pod, scene.state.pods)
+                    reason = known.reason(pod, again)
                     report.differences.append(Difference(seed, number, index, again, reason))
             except errors.Invalid:
                 report.ends["not valid"] += 1
+        await self._compare_events(seed, number, report)
         await scene.clear()
+
+    async def _compare_events(self, seed: int, number: int, report: Report) -> None:
+        """Compare what the events FailedScheduling of a round say, once all have come."""
+        deadline = time.monotonic() + _EVENTS
+        notes = await self._notes(number)
+        while notes[STOCK] != notes[OURS] and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+            notes = await self._notes(number)
+        for name in sorted({*notes[STOCK], *notes[OURS]}):
+            stock, ours = (notes[who].get(name, set()) for who in (STOCK, OURS))
+            if stock != ours:
+                text = f"other events: stock {sorted(stock)}; ours {sorted(ours)}"
+                index = int(name.rpartition("-")[2])
+                reason = known.reason(generator.probe(seed, number, index), text)
+                report.differences.append(Difference(seed, number, index, text, reason))
+        report.events += sum(len(each) for each in notes[STOCK].values())
+        await self.api.delete_collection(resources.EVENTS, "default")
+
+    async def _notes(self, number: int) -> dict[str, dict[str, set[str]]]:
+        """Notes of a round's events FailedScheduling, by scheduler and pod."""
+        found: dict[str, dict[str, set[str]]] = {STOCK: {}, OURS: {}}
+        for event in await self.api.list(resources.EVENTS, "default"):
+            who, name = event.get("reportingController"), event["regarding"]["name"]
+            if not name.startswith(f"p{number}-"):
+                continue
+            if event["reason"] == "FailedScheduling" and who in found:
+                found[who].setdefault(name, set()).add(event["note"])
+        return found
 
     async def _compare(self, scene: stage.Stage, pod: Object, report: Report) -> str:
         """What differs about a pod; empty if nothing does."""

@@ -51,7 +51,7 @@ class Maker(wishes.Wishes):
     def node(self, name: str, *, small: bool = False) -> Object:
         """A node with room for few or many pods."""
         choice = self.rng.choice
-        sizes = ["1", "2", "3"] if small else [*["4", "7", "16"] * 3, "1500m", "2", "0"]
+        sizes = ["1500m", "2", "3"] if small else [*["4", "7", "16"] * 3, "1500m", "2", "0"]
         effects = [*["PreferNoSchedule"] * 4, "NoSchedule", "NoExecute"]
         return testing.node(
             name,
@@ -206,7 +206,7 @@ def state(seed: int, number: int) -> State:
         node["status"]["conditions"] = maker.conditions()
         made.nodes.append(node)
     places = [*names, "gone"] if maker.seldom(3) else names
-    for index in range(maker.rng.randint(dense * 3 * len(names), 3 * len(names))):
+    for index in range(maker.rng.randint(0, 3 * len(names)) + dense * 4 * len(names)):
         made.pods.append(maker.running(index, maker.rng.choice(places)))
     made.others += maker.workloads()
     made.others += maker.storage(names)
@@ -225,7 +225,7 @@ def probe(seed: int, number: int, index: int) -> Object:
     spec: Object = {
         "affinity": maker.affinity(rarity=10),
         "terminationGracePeriodSeconds": 0,
-        "priorityClassName": rng.choice(["p0", "p1", "top", "top", "p3", "never"]),
+        "priorityClassName": rng.choice(["p0", "p1", "top", "top", "p3", "p3", "never"]),
     }
     if maker.seldom(3):
         spec["topologySpreadConstraints"] = maker.constraints()

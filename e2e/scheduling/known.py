@@ -1,8 +1,8 @@
-"""Differences that are meant, as docs/parity.md lists them, and how to tell them."""
+"""Differences that are meant, and how to tell them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 Object: TypeAlias = dict[str, Any]
@@ -16,7 +16,7 @@ def _terms(pod: Object) -> Iterator[Object]:
                 yield term.get("podAffinityTerm", term)
 
 
-def _has_negative_namespace_selector(pod: Object, _: Iterable[Object]) -> bool:
+def _has_negative_namespace_selector(pod: Object, _: str) -> bool:
     return any(
         expression["operator"] in {"NotIn", "DoesNotExist"}
         for term in _terms(pod)
@@ -24,13 +24,19 @@ def _has_negative_namespace_selector(pod: Object, _: Iterable[Object]) -> bool:
     )
 
 
-KNOWN: dict[str, Callable[[Object, Iterable[Object]], bool]] = {
+def _went_while_it_waited(_: Object, text: str) -> bool:
+    return text.startswith("other events:") and "pod does not exist any more" in text
+
+
+KNOWN: dict[str, Callable[[Object, str], bool]] = {
     "namespaceSelector with NotIn or DoesNotExist: upstream asks it again about a namespace "
     "without labels": _has_negative_namespace_selector,
+    "a pod deleted while it waits for its volumes: upstream writes an event about a pod that is "
+    "gone": _went_while_it_waited,
 }
-"""Reasons, and whether one may apply to a pod on a cluster with others."""
+"""Reasons, and whether one may apply to a pod and what differs about it."""
 
 
-def reason(pod: Object, others: Iterable[Object]) -> str:
+def reason(pod: Object, text: str) -> str:
     """The first reason that may apply; empty if none does."""
-    return next((text for text, applies in KNOWN.items() if applies(pod, others)), "")
+    return next((why for why, applies in KNOWN.items() if applies(pod, text)), "")

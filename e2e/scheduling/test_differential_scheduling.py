@@ -35,6 +35,7 @@ async def test_every_pod_ends_as_with_the_stock_scheduler(
     assert len(report.passing) <= rounds // 10
     assert report.ends["placed"] > rounds * 4
     assert report.ends["refused"] > rounds
+    assert report.events > rounds
     assert report.ends["preempting"] > rounds // 4
 
 
@@ -95,5 +96,8 @@ def test_a_difference_is_meant_only_where_its_reason_applies() -> None:
     expression = {"key": "team", "operator": "DoesNotExist"}
     term = {"namespaceSelector": {"matchExpressions": [expression]}}
     affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-    assert known.reason({"spec": {"affinity": affinity}}, [])
-    assert not known.reason({"spec": {}}, [])
+    assert known.reason({"spec": {"affinity": affinity}}, "another node")
+    assert not known.reason({"spec": {}}, "another node")
+    gone = "pod does not exist any more"
+    assert known.reason({"spec": {}}, f"other events: {gone}")
+    assert not known.reason({"spec": {}}, f"another text: {gone}")

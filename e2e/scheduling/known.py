@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from e2e.scheduling import generator
+from whipstaff.runtime import objects
+
 Object: TypeAlias = dict[str, Any]
+
+_ALONE = "ReadWriteOncePod access mode"
 
 
 def _terms(pod: Object) -> Iterator[Object]:
@@ -16,7 +21,7 @@ def _terms(pod: Object) -> Iterator[Object]:
                 yield term.get("podAffinityTerm", term)
 
 
-def _has_negative_namespace_selector(pod: Object, _: str) -> bool:
+def _has_negative_namespace_selector(pod: Object, _: str, __: generator.State) -> bool:
     return any(
         expression["operator"] in {"NotIn", "DoesNotExist"}
         for term in _terms(pod)
@@ -24,19 +29,47 @@ def _has_negative_namespace_selector(pod: Object, _: str) -> bool:
     )
 
 
-def _went_while_it_waited(_: Object, text: str) -> bool:
+def _went_while_it_waited(_: Object, text: str, __: generator.State) -> bool:
     return text.startswith("other events:") and "pod does not exist any more" in text
 
 
-KNOWN: dict[str, Callable[[Object, str], bool]] = {
+def _holders(pod: Object, state: generator.State) -> Iterator[list[str]]:
+    """The nodes of the pods that name a claim of the pod, a list a claim."""
+    for claim in _claims(pod):
+        yield [
+            other["spec"]["nodeName"]
+            for other in state.pods
+            if objects.namespace(other) == objects.namespace(pod) and claim in _claims(other)
+        ]
+
+
+def _claims(pod: Object) -> set[str]:
+    volumes = pod["spec"].get("volumes", ())
+    return {each["persistentVolumeClaim"]["claimName"] for each in volumes}
+
+
+def _is_held_by_several(pod: Object, text: str, state: generator.State) -> bool:
+    return _ALONE in text and any(len(nodes) > 1 for nodes in _holders(pod, state))
+
+
+def _is_held_on_no_node(pod: Object, text: str, state: generator.State) -> bool:
+    names = {objects.name(node) for node in state.nodes}
+    return _ALONE in text and any(not names.issuperset(each) for each in _holders(pod, state))
+
+
+KNOWN: dict[str, Callable[[Object, str, generator.State], bool]] = {
     "namespaceSelector with NotIn or DoesNotExist: upstream asks it again about a namespace "
     "without labels": _has_negative_namespace_selector,
     "a pod deleted while it waits for its volumes: upstream writes an event about a pod that is "
     "gone": _went_while_it_waited,
+    "a ReadWriteOncePod claim named by a pod on a node that doesn't exist: taken here, since the "
+    "pod may still run; free upstream": _is_held_on_no_node,
+    "a ReadWriteOncePod claim that several pods hold already: upstream counts one of them, so "
+    "evicting one seems to be enough": _is_held_by_several,
 }
-"""Reasons, and whether one may apply to a pod and what differs about it."""
+"""Reasons, and whether one may apply to a pod, what differs about it and its cluster."""
 
 
-def reason(pod: Object, text: str) -> str:
+def reason(pod: Object, text: str, state: generator.State) -> str:
     """The first reason that may apply; empty if none does."""
-    return next((why for why, applies in KNOWN.items() if applies(pod, text)), "")
+    return next((why for why, applies in KNOWN.items() if applies(pod, text, state)), "")

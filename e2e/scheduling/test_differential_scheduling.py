@@ -11,6 +11,7 @@ import pytest
 
 from e2e.scheduling import bed, generator, known
 from whipstaff.runtime import errors
+from whipstaff.scheduler import storage_testing, testing
 
 SEED = 3
 SHORT = 6
@@ -96,8 +97,29 @@ def test_a_difference_is_meant_only_where_its_reason_applies() -> None:
     expression = {"key": "team", "operator": "DoesNotExist"}
     term = {"namespaceSelector": {"matchExpressions": [expression]}}
     affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-    assert known.reason({"spec": {"affinity": affinity}}, "another node")
-    assert not known.reason({"spec": {}}, "another node")
-    gone = "pod does not exist any more"
-    assert known.reason({"spec": {}}, f"other events: {gone}")
-    assert not known.reason({"spec": {}}, f"another text: {gone}")
+    state = generator.State()
+    assert known.reason({"spec": {"affinity": affinity}}, "another node", state)
+    assert not known.reason({"spec": {}}, "another node", state)
+
+
+def test_an_event_about_a_pod_that_is_gone_is_meant_to_be_missing() -> None:
+    gone, state = "pod does not exist any more", generator.State()
+    assert known.reason({"spec": {}}, f"other events: {gone}", state)
+    assert not known.reason({"spec": {}}, f"another text: {gone}", state)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "meant"), [(["a"], False), (["a", "a"], True), (["b"], True), ([], False)]
+)
+def test_a_claim_for_one_pod_that_many_hold_or_nobody_knows_where_is_told(
+    nodes: list[str], meant: bool
+) -> None:
+    volumes = storage_testing.uses("mine")
+    state = generator.State(
+        nodes=[testing.node("a")],
+        pods=[testing.pod(f"e{i}", node_name=n, volumes=volumes) for i, n in enumerate(nodes)],
+    )
+    pod = testing.pod("p", volumes=volumes)
+    text = "another text: PersistentVolumeClaim with ReadWriteOncePod access mode"
+    assert bool(known.reason(pod, text, state)) == meant
+    assert not known.reason(pod, "another text", state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -57,6 +58,16 @@ def _is_held_on_no_node(pod: Object, text: str, state: generator.State) -> bool:
     return _ALONE in text and any(not names.issuperset(each) for each in _holders(pod, state))
 
 
+def _holds_a_port_twice(_: Object, text: str, state: generator.State) -> bool:
+    held = collections.Counter(
+        (other["spec"]["nodeName"], port["hostIP"], port["protocol"], port["hostPort"])
+        for other in state.pods
+        for container in other["spec"]["containers"]
+        for port in container.get("ports", ())
+    )
+    return "free ports" in text and any(count > 1 for count in held.values())
+
+
 KNOWN: dict[str, Callable[[Object, str, generator.State], bool]] = {
     "namespaceSelector with NotIn or DoesNotExist: upstream asks it again about a namespace "
     "without labels": _has_negative_namespace_selector,
@@ -66,6 +77,8 @@ KNOWN: dict[str, Callable[[Object, str, generator.State], bool]] = {
     "pod may still run; free upstream": _is_held_on_no_node,
     "a ReadWriteOncePod claim that several pods hold already: upstream counts one of them, so "
     "evicting one seems to be enough": _is_held_by_several,
+    "a host port that two pods of a node hold: free upstream when one of them goes, here when both "
+    "are gone": _holds_a_port_twice,
 }
 """Reasons, and whether one may apply to a pod, what differs about it and its cluster."""
 

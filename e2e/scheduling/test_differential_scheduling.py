@@ -14,7 +14,7 @@ from whipstaff.runtime import errors
 from whipstaff.scheduler import storage_testing, testing
 
 SEED = 3
-SHORT = 6
+SHORT = 5
 FULL = 200
 
 
@@ -123,3 +123,15 @@ def test_a_claim_for_one_pod_that_many_hold_or_nobody_knows_where_is_told(
     text = "another text: PersistentVolumeClaim with ReadWriteOncePod access mode"
     assert bool(known.reason(pod, text, state)) == meant
     assert not known.reason(pod, "another text", state)
+
+
+@pytest.mark.parametrize(("nodes", "meant"), [("aa", True), ("ab", False), ("a", False)])
+def test_a_port_that_two_pods_of_a_node_hold_is_told(nodes: str, meant: bool) -> None:
+    port = {"hostPort": 80, "hostIP": "0.0.0.0", "protocol": "TCP"}
+    containers = [testing.container(host_ports=[port])]
+    state = generator.State(
+        pods=[testing.pod(f"e{i}", node_name=n, containers=containers) for i, n in enumerate(nodes)]
+    )
+    text = "another text: 1 node(s) didn't have free ports for the requested pod ports"
+    assert bool(known.reason(testing.pod("p"), text, state)) == meant
+    assert not known.reason(testing.pod("p"), "another text", state)

@@ -1,6 +1,7 @@
 """The example plugins do what their page says, alone and in a scheduler of one's own."""
 
 import asyncio
+import importlib
 import os
 import pathlib
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +19,17 @@ import pytest
 from example_plugins import cool, gang, maintenance
 from whipstaff.cluster import testing as clusters
 from whipstaff.runtime import client, config, resources
-from whipstaff.scheduler import app, configuration, evaluation, framework, profile, testing
+from whipstaff.scheduler import (
+    app,
+    configuration,
+    evaluation,
+    framework,
+    pods,
+    profile,
+    snapshot,
+    testing,
+    waiting_pods,
+)
 
 EXAMPLE = pathlib.Path(__file__).parents[1]
 PAGE = EXAMPLE.parents[1] / "docs" / "plugins.md"
@@ -42,13 +54,15 @@ def test_cool_nodes_score_high_and_unknown_ones_nothing() -> None:
             annotated("boiling", celsius="140"),
             annotated("frozen", celsius="-5"),
             annotated("wrong", celsius="warm"),
+            annotated("absurd", celsius="9" * 5000),
             testing.node("unknown"),
         ]
     )
 
     scores = testing.scores(cool.Cool.from_arguments({}), testing.pod_info(), nodes)
 
-    assert scores == {"cool": 80, "hot": 5, "boiling": 0, "frozen": 100, "wrong": 0, "unknown": 0}
+    unknown = dict.fromkeys(("wrong", "absurd", "unknown"), 0)
+    assert scores == {"cool": 80, "hot": 5, "boiling": 0, "frozen": 100, **unknown}
 
 
 def test_cool_reads_the_annotation_that_its_arguments_name() -> None:
@@ -102,6 +116,63 @@ def test_a_failing_plugin_is_named_with_what_it_was_asked() -> None:
     nodes, entry = testing.cluster([testing.node("a")]), profile.scorer_of(Broken())
     with pytest.raises(framework.PluginError, match='plugin "Broken" failed with: KeyError'):
         evaluation.score(entry, testing.pod_info(), nodes, {}, np.arange(1))
+
+
+class Handle:
+    """What a Permit plugin works with, for pods that have a node."""
+
+    def __init__(self, cluster: snapshot.Snapshot) -> None:
+        self.cluster = cluster
+        self.waiting_pods = waiting_pods.WaitingPods()
+        self.api: Any = None
+
+    def latest(self, _: str, /) -> dict[str, Any] | None:
+        return None
+
+
+def member(name: str, **more: Any) -> pods.PodInfo:
+    labels = {"example.com/gang": "pair", "example.com/gang-size": "2"}
+    return testing.pod_info(name, labels=labels, node_name="a", **more)
+
+
+async def test_a_gang_waits_for_its_last_member_and_then_goes_together() -> None:
+    handle = Handle(testing.cluster([testing.node("a")]))
+    plugin = gang.Gang.from_arguments({"seconds": 30})
+    first, stranger, last = member("first"), member("first", namespace="other"), member("last")
+    for pod in (first, stranger):
+        handle.cluster.add_pod(pod)
+        assert plugin.permit({}, pod, "a", handle) == framework.Wait(30)
+        handle.waiting_pods.add(waiting_pods.WaitingPod(pod, {"Gang": 30}))
+
+    handle.cluster.add_pod(last)
+
+    assert plugin.permit({}, last, "a", handle) is None
+    waiting = {entry.pod.key: entry for entry in handle.waiting_pods}
+    assert await waiting["default/first"].answer() == framework.SUCCESS
+    assert waiting["other/first"].pending_plugins == ("Gang",)
+    waiting["other/first"].reject("Gang", "the test is over")
+
+
+async def test_a_member_that_gives_up_takes_the_others_with_it() -> None:
+    handle = Handle(testing.cluster([testing.node("a")]))
+    waiting = waiting_pods.WaitingPod(member("first"), {"Gang": 30})
+    handle.waiting_pods.add(waiting)
+
+    gang.Gang(30).unreserve({}, member("last"), "a", handle)
+
+    answer = await waiting.answer()
+    assert answer.is_rejected
+    assert answer.reasons == ("last of the same gang gave up",)
+
+
+def test_the_package_brings_its_plugins_by_name() -> None:
+    entries = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))
+    found = entries["project"]["entry-points"][profile.ENTRY_POINTS]
+
+    assert set(found) == {"Cool", "Maintenance", "Gang"}
+    for name, value in found.items():
+        module, _, attribute = value.partition(":")
+        assert getattr(importlib.import_module(module), attribute).name == name
 
 
 # The page.

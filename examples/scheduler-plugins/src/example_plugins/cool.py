@@ -1,5 +1,6 @@
 """Cool: prefers cool nodes, by an annotation that holds whole degrees Celsius."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -39,4 +40,4 @@ class Cool(framework.Plugin):
 
     def _celsius(self, node: dict[str, Any]) -> int:
         text = (node["metadata"].get("annotations") or {}).get(self.annotation, "")
-        return min(int(text), 100) if text.removeprefix("-").isdecimal() else 100
+        return int(text) if re.fullmatch(r"-?\d{1,9}", text) else 100

@@ -190,6 +190,27 @@ async def test_a_node_that_was_there_before_is_taken_over(cluster: harness.Clust
     assert conditions["NetworkUnavailable"] == "False"
 
 
+async def test_what_others_put_into_a_node_s_capacity_may_be_allocated_and_goes_again(
+    cluster: harness.Cluster,
+) -> None:
+    (name,) = cluster.node_names()
+
+    async def put(amount: str | None) -> None:
+        patch = {"status": {"capacity": {"example.com/gpu": amount}}}
+        await cluster.api.patch(resources.NODES, name, patch, subresource="status")
+
+    async def is_allocatable(amount: str | None) -> bool:
+        found = await node_of(cluster, name)
+        return found["status"]["allocatable"].get("example.com/gpu") == amount
+
+    async with harness.Running(cluster.kubeconfig, (name,)):
+        for amount in ("2", "3", None):
+            await put(amount)
+            async with asyncio.timeout(20):
+                while not await is_allocatable(amount):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+
+
 async def test_a_node_that_is_called_dead_says_that_it_lives(cluster: harness.Cluster) -> None:
     (name,) = cluster.node_names()
     async with harness.Running(cluster.kubeconfig, (name,)):

@@ -273,7 +273,11 @@ class Heartbeats:
             return
         shown = node.object["status"]["conditions"]
         wanted = nodes.conditions(node, self._template, shown, self._line.clock())
-        if nodes.differs(shown, wanted) or self._details_patch(node) is not None:
+        if (
+            nodes.differs(shown, wanted)
+            or self._details_patch(node) is not None
+            or nodes.extended_changes(node.object)
+        ):
             self._reporting.add(node.name)
             self._queue.put_nowait(functools.partial(self._report, node))
 
@@ -310,6 +314,9 @@ class Heartbeats:
         patch = patches.node_status(
             {**(node.shown or {}), "conditions": shown}, {**details, "conditions": wanted}
         )
+        if extended := nodes.extended_changes(node.object):
+            patch = patch or {"status": {}}
+            patch["status"].setdefault("allocatable", {}).update(extended)
         if patch is None:
             return
         # Before the answer, because the watch may be faster.

@@ -252,6 +252,24 @@ def details(node: Node, template: Template) -> Object:
     return found
 
 
+def extended_changes(shown: Object) -> dict[str, str | None]:
+    """What is wrong in a node's allocatable of resources that others have put into its capacity.
+
+    All that the capacity has may be allocated, and nothing else; None takes away. Source:
+    ``pkg/kubelet/nodestatus/setters.go``, MachineInfo.
+
+    Args:
+        shown: the Node, of which `records.prune_node` keeps these resources only.
+    """
+    capacity, allocatable = (
+        shown["status"].get(field) or {} for field in ("capacity", "allocatable")
+    )
+    changes: dict[str, str | None] = {
+        name: amount for name, amount in capacity.items() if allocatable.get(name) != amount
+    }
+    return changes | dict.fromkeys(allocatable.keys() - capacity.keys())
+
+
 def was_rebooted(found: Object, template: Template) -> bool:
     """Whether the machine has started again since its Node was written.
 

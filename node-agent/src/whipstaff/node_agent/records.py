@@ -62,6 +62,11 @@ def orphan(found: provider.RuntimePod) -> Object:
     }
 
 
+def _extended(amounts: Object) -> Object:
+    """Of a node's resources those that somebody else has put there, as device plugins do."""
+    return {k: v for k, v in amounts.items() if "/" in k and "kubernetes.io/" not in k}
+
+
 def prune_node(node: Object) -> Object:
     """What is to be kept of a Node: what admission, providers and heartbeats look at."""
     metadata = node["metadata"]
@@ -82,5 +87,10 @@ def prune_node(node: Object) -> Object:
         "status": {
             "conditions": status.get("conditions") or [],
             **{key: status[key] for key in ("features", "declaredFeatures") if key in status},
+            **{
+                key: extended
+                for key in ("capacity", "allocatable")
+                if (extended := _extended(status.get(key) or {}))
+            },
         },
     }

@@ -37,7 +37,7 @@ SETTLED = 0.5
 _RELEASED = 1.5  # the stock scheduler looks once a second whether its pod is still there
 _PATIENCE = 20.0
 _GATED = 0.05
-_QUIET = 0.25
+_QUIET = 0.6
 _EVENTS = 3.0
 _SCORE = re.compile(
     r'"Calculated node\'s final score for pod" pod="default/([^"]+)" node="([^"]+)" score=(-?\d+)'

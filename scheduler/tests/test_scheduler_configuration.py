@@ -234,7 +234,7 @@ def test_a_plugin_from_a_package_may_be_named(load: Load) -> None:
             "podInitialBackoffSeconds: 5\npodMaxBackoffSeconds: 2",
             "podMaxBackoffSeconds: must not be less than podInitialBackoffSeconds",
         ),
-        ("extenders: [{urlPrefix: 'http://x'}]", "extenders: are not supported yet"),
+        ("extenders: [{urlPrefix: ''}]", "extenders[0].urlPrefix: must not be empty"),
         ("profiles: {}", "profiles: expected a list, found a mapping"),
         ("profiles: [web]", "profiles[0]: expected a mapping, found the text 'web'"),
         ("profiles: [{schedulerName: a}, {}]", "profiles[1].schedulerName: is required"),

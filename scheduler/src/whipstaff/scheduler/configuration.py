@@ -5,7 +5,7 @@ No loop runs here: a file and the command's flags become a `Configuration`, or a
 Files written for the stock scheduler (v1) load unchanged. Some of their fields are checked and have
 no effect: parallelism (a decision is one array operation), percentageOfNodesToScore (all nodes are
 scored), profiling (there is no /debug/pprof) and content types (the client speaks JSON). Refused by
-name are `extenders` and plugins that nobody knows.
+name are plugins that nobody knows.
 
 Two defaults differ from upstream's on purpose. The client isn't limited unless the file says so:
 upstream's 50 requests a second bind 50 pods a second and no more, whatever the scheduler could do,
@@ -196,8 +196,11 @@ def _read(
     if highest < initial:
         fields.problem("podMaxBackoffSeconds", "must not be less than podInitialBackoffSeconds")
     extenders = extender_settings.read(fields)
-    if extenders:
-        fields.problem("extenders", "are not supported yet")
+    for index, extender in enumerate(extenders):
+        if extender.bind_verb:
+            fields.problem(f"extenders[{index}].bindVerb", "is not supported yet")
+        if extender.preempt_verb:
+            fields.problem(f"extenders[{index}].preemptVerb", "is not supported yet")
     configuration = Configuration(
         profiles=_profiles(fields, external),
         extenders=extenders,

@@ -29,10 +29,12 @@ from whipstaff.scheduler import (
     binding_cycle,
     cluster_events,
     cluster_state,
+    consultation,
     decision,
     decisions,
     diagnosis,
     evictions,
+    extenders,
     framework,
     metrics,
     pod_conditions,
@@ -47,6 +49,10 @@ Object = dict[str, Any]
 
 SLICE = 0.005
 """Seconds of deciding before the event loop gets its turn."""
+
+CONSULTING = 16
+"""How many pods that extenders have a say in may be taken out of the queue ahead of their turn: so
+many of them the others can overtake."""
 
 _log = logs.get("scheduler.cycle")
 
@@ -89,6 +95,7 @@ class Cycle:
         ring: decisions.Decisions,
         measured: metrics.Metrics,
         evictor: evictions.Evictor,
+        consulting: consultation.Consultation | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waiting = waiting
@@ -104,12 +111,18 @@ class Cycle:
         self._evictor = evictor
         self._now = now
         self._ready = ready
+        self._consultation = consulting
+        self._consulting: asyncio.Queue[queue.QueuedPod] = asyncio.Queue(CONSULTING)
+        self._consulted = asyncio.Event()
+        self._consulted.set()
 
     async def run(self, bindings: binder.Binder) -> None:
         """Schedules until cancelled. What is in flight then is for `bindings.drain`."""
         while True:
             await self._ready.wait()
             await bindings.room()
+            if self._consultation is not None:
+                await self._consulted.wait()
             self._slice(bindings)
             await asyncio.sleep(0)
 
@@ -126,7 +139,7 @@ class Cycle:
     def _slice(self, bindings: binder.Binder) -> None:
         """Decides for some milliseconds, while there are pods and room to bind them."""
         end = self._now() + SLICE
-        while bindings.has_room:
+        while bindings.has_room and not self._consulting.full():
             queued = self._waiting.pop()
             if queued is None:
                 self._ready.clear()
@@ -145,17 +158,60 @@ class Cycle:
         if chosen_profile is None or self._skip(pod):
             self._waiting.done(pod.uid)
             return None
-        assumed = None
+        if self._consultation is not None and self._consultation.is_needed(pod):
+            self._consulting.put_nowait(queued)
+            if self._consulting.full():
+                self._consulted.clear()
+            return None
         try:
             decided = self._decider.decide(pod, chosen_profile)
+        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
+            self._crashed(queued, error, started)
+            return None
+        return self._place(queued, chosen_profile, decided, started)
+
+    async def run_consulting(self, bindings: binder.Binder) -> None:
+        """Schedules the pods that extenders have a say in, one after the other, until cancelled."""
+        while True:
+            queued = await self._consulting.get()
+            self._consulted.set()
+            await bindings.room()
+            binding = await self._consult(queued)
+            if binding is not None:
+                bindings.start(binding)
+
+    async def _consult(self, queued: queue.QueuedPod) -> binder.Binding | None:
+        """As `_schedule`, with extenders."""
+        assert self._consultation is not None
+        started = self._now()
+        chosen_profile = self._profiles[queued.profile]
+        try:
+            decided = await self._consultation.decide(queued.pod, chosen_profile)
+        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
+            self._crashed(queued, error, started)
+            return None
+        if self._as_it_is_by_now(queued) is None or self._skip(queued.pod):
+            self._waiting.done(queued.uid)
+            return None
+        return self._place(queued, chosen_profile, decided, started)
+
+    def _place(
+        self,
+        queued: queue.QueuedPod,
+        chosen_profile: profile.Profile,
+        decided: decision.Decision,
+        started: float,
+    ) -> binder.Binding | None:
+        """Takes the place that was decided on; the binding to start, or None."""
+        pod = queued.pod
+        assumed = None
+        try:
             self._measured.algorithm_duration.observe(self._now() - started)
             if decided.node is not None:
                 assumed = self._cluster.assume(pod, decided.node)
                 self._waiting.promises.remove(pod.uid)
-        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
-            if not isinstance(error, framework.PluginError):
-                _log.exception("scheduling failed", pod=pod.key)
-            self._failed(queued, str(error) or type(error).__name__, started)
+        except Exception as error:  # noqa: BLE001 - one pod of many
+            self._crashed(queued, error, started)
             return None
         if assumed is None:
             self._no_node(queued, decided, started)
@@ -188,6 +244,12 @@ class Cycle:
         return self._cluster.get_pod(pod.uid) is not None
 
     # What becomes of an attempt.
+
+    def _crashed(self, queued: queue.QueuedPod, error: Exception, started: float) -> None:
+        """A plugin or an extender failed; what neither should raise is logged with its place."""
+        if not isinstance(error, framework.PluginError | extenders.ExtenderError):
+            _log.error("scheduling failed", pod=queued.key, exc_info=error)
+        self._failed(queued, str(error) or type(error).__name__, started)
 
     def _no_node(self, queued: queue.QueuedPod, decided: decision.Decision, started: float) -> None:
         """Plugins rejected every node."""

@@ -1,0 +1,103 @@
+"""Extenders beside the stock API server: what users see of their pods."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from whipstaff.runtime import resources
+from whipstaff.scheduler import configuration, extender_settings, extender_testing
+
+pytestmark = pytest.mark.apiserver
+
+Object = dict[str, Any]
+GPU = "example.com/gpu"
+server = extender_testing.server
+
+
+def configured(*settings: extender_settings.ExtenderSettings) -> configuration.Configuration:
+    return configuration.Configuration(extenders=settings)
+
+
+def asking(amount: str = "1") -> list[Object]:
+    amounts = {GPU: amount}
+    return [{"name": "main", "image": "x", "resources": {"requests": amounts, "limits": amounts}}]
+
+
+async def test_a_pod_goes_where_the_extender_says(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    for name in ("node-a", "node-b", "node-c"):
+        await cluster.node(name)
+    server.answers["filter"] = lambda _: {"NodeNames": ["node-a", "node-c"]}
+    server.answers["prioritize"] = lambda _: [{"Host": "node-c", "Score": 10}]
+    settings = server.settings(prioritize_verb="prioritize", weight=10)
+    async with cluster.scheduling(settings=configured(settings)):
+        await cluster.pod("one")
+        await cluster.pod("two")
+        assert await cluster.placed("one", "two") == ["node-c", "node-c"]
+    sent = server.asked[0][1]["Pod"]
+    assert sent["spec"]["containers"][0]["terminationMessagePolicy"] == "File"
+
+
+async def test_the_user_reads_why_the_extender_refused(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a")
+    server.answers["filter"] = lambda _: {"FailedAndUnresolvableNodes": {"node-a": "no licence"}}
+    async with cluster.scheduling(settings=configured(server.settings())):
+        await cluster.pod("pod")
+        await cluster.refused("pod", "0/1 nodes are available: 1 no licence.")
+        server.answers["filter"] = lambda body: {"NodeNames": body["NodeNames"]}
+        await cluster.node("node-b")
+        assert await cluster.placed("pod") != [""]
+
+
+async def test_the_user_reads_that_the_extender_failed(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a")
+    server.answers["filter"] = lambda _: {"Error": "the oracle is silent"}
+    async with cluster.scheduling(settings=configured(server.settings())):
+        await cluster.pod("pod")
+        told = await cluster.refused("pod", "the oracle is silent")
+        assert told["reason"] == "SchedulerError"
+        server.answers["filter"] = lambda body: {"NodeNames": body["NodeNames"]}
+        assert await cluster.placed("pod") == ["node-a"]
+
+
+async def test_other_pods_do_not_wait_for_an_extender(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a")
+    opened = asyncio.Event()
+
+    async def answer() -> Object:
+        await opened.wait()
+        return {"NodeNames": ["node-a"]}
+
+    server.answers["filter"] = lambda _: answer()
+    settings = server.settings(
+        timeout=60, managed_resources=frozenset({GPU}), ignored_resources=(GPU,)
+    )
+    async with cluster.scheduling(settings=configured(settings)):
+        await cluster.pod("slow", containers=asking())
+        await cluster.pod("gone", containers=asking())
+        await cluster.pod("quick")
+        assert await cluster.placed("quick") == ["node-a"]
+        assert await cluster.node_of("slow") == ""
+        await cluster.api.delete(resources.PODS, "gone", cluster.namespace)
+        opened.set()
+        assert await cluster.placed("slow") == ["node-a"]
+
+
+async def test_resources_that_the_scheduler_is_not_to_ignore_are_counted(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a")
+    server.answers["filter"] = lambda body: {"NodeNames": body["NodeNames"]}
+    settings = server.settings(managed_resources=frozenset({GPU}))
+    async with cluster.scheduling(settings=configured(settings)):
+        await cluster.pod("pod", containers=asking())
+        await cluster.refused("pod", f"0/1 nodes are available: 1 Insufficient {GPU}.")
+    assert server.asked == []

@@ -101,3 +101,50 @@ async def test_resources_that_the_scheduler_is_not_to_ignore_are_counted(
         await cluster.pod("pod", containers=asking())
         await cluster.refused("pod", f"0/1 nodes are available: 1 Insufficient {GPU}.")
     assert server.asked == []
+
+
+async def test_an_extender_binds_the_pods_that_it_is_interested_in(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a")
+
+    async def bind(body: Object) -> Object:
+        if server.verbs().count("bind") == 1:
+            return {"Error": "try again"}
+        await cluster.bind(body["PodName"], body["Node"])
+        return {}
+
+    server.answers["bind"] = bind
+    settings = server.settings(
+        filter_verb="",
+        bind_verb="bind",
+        managed_resources=frozenset({GPU}),
+        ignored_resources=(GPU,),
+    )
+    async with cluster.scheduling(settings=configured(settings)):
+        pod = await cluster.pod("theirs", containers=asking())
+        await cluster.pod("ours")
+        assert await cluster.placed("theirs", "ours") == ["node-a", "node-a"]
+        [event] = await cluster.events("theirs", "Scheduled")
+        assert event["action"] == "Binding"
+        [failed] = await cluster.events("theirs", "FailedScheduling")
+        assert "try again" in failed["note"]
+    expected = {
+        "PodName": "theirs",
+        "PodNamespace": cluster.namespace,
+        "PodUID": pod["metadata"]["uid"],
+        "Node": "node-a",
+    }
+    assert server.asked == [("bind", expected)] * 2
+
+
+async def test_a_pod_is_bound_without_a_binder_that_may_be_missed(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a")
+    server.answers["bind"] = lambda _: {"Error": "no"}
+    settings = server.settings(filter_verb="", bind_verb="bind", ignorable=True)
+    async with cluster.scheduling(settings=configured(settings)):
+        await cluster.pod("pod")
+        assert await cluster.placed("pod") == ["node-a"]
+    assert server.verbs() == ["bind"]

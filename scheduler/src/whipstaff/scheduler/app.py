@@ -281,16 +281,15 @@ class Scheduler:
             for plugin in built.plugins.values():
                 if isinstance(plugin, framework.SurroundedPlugin):
                     plugin.settle(around)
-        # Seeded by name: choices among equals are the same in every run of this scheduler, and
-        # others in another one beside it.
-        decider = decision.Decider(
-            self._cluster, random.Random(",".join(profiles)), promises=promises
-        )
         self._cycle = cycle.Cycle(
             waiting=self._waiting,
             ready=ready,
             cluster=self._cluster,
-            decider=decider,
+            # Seeded by name: choices among equals are the same in every run of this scheduler, and
+            # others in another one beside it.
+            decider=decision.Decider(
+                self._cluster, random.Random(",".join(profiles)), promises=promises
+            ),
             profiles=profiles,
             latest=self._pods.get,
             handle=handle,
@@ -299,9 +298,7 @@ class Scheduler:
             ring=self._ring,
             measured=self._measured,
             evictor=self._evictor,
-            consulting=None
-            if self._extenders is None
-            else consultation.Consultation(self._extenders, decider, self._cluster),
+            asked=self._extenders,
         )
         self._bindings = binder.Binder(api, self._cycle.settled)
         self._elector: leases.LeaderElector | None = None

@@ -197,8 +197,6 @@ def _read(
         fields.problem("podMaxBackoffSeconds", "must not be less than podInitialBackoffSeconds")
     extenders = extender_settings.read(fields)
     for index, extender in enumerate(extenders):
-        if extender.bind_verb:
-            fields.problem(f"extenders[{index}].bindVerb", "is not supported yet")
         if extender.preempt_verb:
             fields.problem(f"extenders[{index}].preemptVerb", "is not supported yet")
     configuration = Configuration(

@@ -95,7 +95,7 @@ class Cycle:
         ring: decisions.Decisions,
         measured: metrics.Metrics,
         evictor: evictions.Evictor,
-        consulting: consultation.Consultation | None = None,
+        asked: extenders.Extenders | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waiting = waiting
@@ -111,7 +111,10 @@ class Cycle:
         self._evictor = evictor
         self._now = now
         self._ready = ready
-        self._consultation = consulting
+        self._extenders = asked
+        self._consultation = (
+            None if asked is None else consultation.Consultation(asked, decider, cluster)
+        )
         self._consulting: asyncio.Queue[queue.QueuedPod] = asyncio.Queue(CONSULTING)
         self._consulted = asyncio.Event()
         self._consulted.set()
@@ -231,6 +234,8 @@ class Cycle:
             return None
         attempt = _Attempt(queued, placement, started, self._now())
         binding = binder.Binding(assumed, assumed.node_name, attempt)
+        if self._extenders is not None and self._extenders.bind_it(pod):
+            binding.delegate = functools.partial(self._extenders.bind, pod, assumed.node_name)
         if placement.needs_preparing:
             binding.prepare = functools.partial(attempt.prepare, self._now)
         return binding

@@ -5,7 +5,8 @@ isn't one (no connection, no time left, a status other than 200, no JSON, an `Er
 `ExtenderError`. Names of fields in answers are taken whatever their case, as Go takes them.
 
 Answers to `pkg/scheduler/extender.go`, to `k8s.io/kube-scheduler/extender/v1` for what is sent, and
-to `findNodesThatPassExtenders` and `prioritizeNodes` in `pkg/scheduler/schedule_one.go`.
+to `findNodesThatPassExtenders`, `prioritizeNodes` and `extendersBinding` in
+`pkg/scheduler/schedule_one.go`.
 """
 
 import asyncio
@@ -108,6 +109,18 @@ class Extender:
         factor = self.settings.weight * SCALE
         return {_field(item, "Host"): int(_field(item, "Score") or 0) * factor for item in answer}
 
+    async def bind(self, pod: pods.PodInfo, node: str) -> None:
+        """Has it bind the pod. Raises `ExtenderError`."""
+        body = {
+            "PodName": pod.name,
+            "PodNamespace": pod.namespace,
+            "PodUID": pod.uid,
+            "Node": node,
+        }
+        answer = await self._send(self.settings.bind_verb, body)
+        if error := _field(answer, "Error"):
+            raise ExtenderError(str(error))
+
     async def close(self) -> None:
         """Ends its connections."""
         if self._session is not None:
@@ -187,6 +200,28 @@ class Extenders:
         if len(left) > 1:
             scores = await self._prioritize(interested, pod, left)
         return Opinion(frozenset(nodes), refused, scores)
+
+    def bind_it(self, pod: pods.PodInfo) -> bool:
+        """Whether an extender is to bind the pod."""
+        return any(each.settings.bind_verb and each.is_interested(pod) for each in self._all)
+
+    async def bind(self, pod: pods.PodInfo, node: str) -> bool:
+        """Has the extender that binds such pods do it; False if it may be missed and failed.
+
+        Raises `ExtenderError`.
+        """
+        for extender in self._all:
+            if not extender.settings.bind_verb or not extender.is_interested(pod):
+                continue
+            try:
+                await _sensibly(extender, extender.bind(pod, node))
+            except ExtenderError as error:
+                if not extender.settings.ignorable:
+                    raise
+                _log.info("extender skipped in bind", extender=extender.name, error=str(error))
+                continue
+            return True
+        return False
 
     async def close(self) -> None:
         """Ends all connections."""

@@ -16,6 +16,8 @@ from whipstaff.scheduler import (
     extenders,
     framework,
     pods,
+    post_filters,
+    preemption,
     profile,
     snapshot,
 )
@@ -214,3 +216,123 @@ async def test_what_changes_meanwhile_is_heeded(server: extender_testing.Server)
     server.answers["filter"] = answer
     assert (await world.decide()).node == "d"
     assert [body["NodeNames"] for _, body in server.asked] == [["a", "b", "c"], ["d"]]
+
+
+# Who is evicted.
+
+
+def victim(name: str, node: str, priority: int = 0) -> pods.PodInfo:
+    spec = {"nodeName": node, "priority": priority, "containers": [{"name": "x"}]}
+    metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}"}
+    return pods.PodInfo.from_object({"metadata": metadata, "spec": spec, "status": {}})
+
+
+class Preempting(World):
+    """Two nodes with two pods each, of which one would have to go; that on `a` is chosen."""
+
+    def __init__(self, *settings: extender_settings.ExtenderSettings) -> None:
+        super().__init__(*settings)
+        self.there = {
+            name: victim(name, name[0], priority=number)
+            for number, name in enumerate(("a1", "b1", "a2", "b2"))
+        }
+        for pod in self.there.values():
+            self.cluster.add_pod(pod)
+        candidates = [
+            preemption.Candidate("a", (self.there["a1"],), 0),
+            preemption.Candidate("b", (self.there["b1"],), 1),
+        ]
+        choice = preemption.Choice(candidates, lambda _: 0.0)
+        outcome = framework.PostFiltered(framework.SUCCESS, "a", candidates[0].victims, choice)
+        asked = frozenset({"DefaultPreemption"})
+        self.answer = post_filters.Answer("", outcome, asked, ("no new claims to deallocate",))
+
+    async def preempt(self) -> post_filters.Answer:
+        try:
+            return await self.consultation.preempt(make_pod(), self.answer)
+        finally:
+            await self.asked.close()
+
+
+def keeping(**victims: Any) -> Callable[[Object], Object]:
+    return lambda _: {
+        "NodeNameToMetaVictims": {
+            node: {"Pods": [{"UID": f"uid-{name}"} for name in names]}
+            for node, names in victims.items()
+        }
+    }
+
+
+async def test_an_extender_may_choose_other_nodes_and_victims(
+    server: extender_testing.Server,
+) -> None:
+    server.answers["preempt"] = keeping(b=["b2", "b1"])
+    answer = await Preempting(server.settings(preempt_verb="preempt")).preempt()
+    assert answer.outcome.nominated == "b"
+    assert [pod.name for pod in answer.outcome.victims] == ["b2", "b1"]
+    [(_, body)] = server.asked
+    assert body["NodeNameToVictims"] is None
+    assert body["NodeNameToMetaVictims"] == {
+        "a": {"Pods": [{"UID": "uid-a1"}], "NumPDBViolations": 0},
+        "b": {"Pods": [{"UID": "uid-b1"}], "NumPDBViolations": 1},
+    }
+
+
+async def test_an_extender_without_a_cache_gets_whole_victims(
+    server: extender_testing.Server,
+) -> None:
+    server.answers["preempt"] = keeping(a=["a1"])
+    settings = server.settings(preempt_verb="preempt", node_cache_capable=False)
+    answer = await Preempting(settings).preempt()
+    assert answer.outcome.nominated == "a"
+    [(_, body)] = server.asked
+    assert body["NodeNameToMetaVictims"] is None
+    assert body["NodeNameToVictims"]["b"]["Pods"][0]["metadata"]["name"] == "b1"
+
+
+async def test_nobody_is_evicted_where_the_extender_leaves_no_node(
+    server: extender_testing.Server,
+) -> None:
+    server.answers["preempt"] = keeping()
+    answer = await Preempting(server.settings(preempt_verb="preempt")).preempt()
+    assert (answer.outcome.nominated, answer.outcome.victims) == (None, ())
+    assert answer.message == (
+        "no new claims to deallocate, preemption: no candidate node for preemption"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (keeping(a=[]), 'expected at least one victim pod on node "a"'),
+        (keeping(z=["a1"]), 'nodeinfo not found for node name "z"'),
+        (keeping(b=["a1"]), "but the pod is not found on that node"),
+        (lambda _: web.Response(status=500), "failed preempt with extender at URL"),
+        (lambda _: {"NodeNameToMetaVictims": ["a"]}, "answers nonsense"),
+    ],
+)
+async def test_nobody_is_evicted_when_an_extender_fails(
+    server: extender_testing.Server, said: Callable[[Object], Any], text: str
+) -> None:
+    server.answers["preempt"] = said
+    answer = await Preempting(server.settings(preempt_verb="preempt")).preempt()
+    assert answer.outcome.status.code == framework.Code.ERROR
+    assert answer.outcome.nominated is None
+    assert answer.message.startswith("preemption: ")
+    assert text in answer.message
+
+
+async def test_an_ignorable_extender_that_fails_has_no_say_in_evictions(
+    server: extender_testing.Server,
+) -> None:
+    server.answers["preempt"] = lambda _: web.Response(status=500)
+    world = Preempting(server.settings(preempt_verb="preempt", ignorable=True))
+    assert await world.preempt() is world.answer
+
+
+async def test_nodes_without_victims_are_passed_over_for_an_ignorable_extender(
+    server: extender_testing.Server,
+) -> None:
+    server.answers["preempt"] = keeping(a=[], b=["b1"])
+    world = Preempting(server.settings(preempt_verb="preempt", ignorable=True))
+    assert (await world.preempt()).outcome.nominated == "b"

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.apiserver
 
 Object = dict[str, Any]
 GPU = "example.com/gpu"
+HOSTNAME = "kubernetes.io/hostname"
 server = extender_testing.server
 
 
@@ -148,3 +149,30 @@ async def test_a_pod_is_bound_without_a_binder_that_may_be_missed(
         await cluster.pod("pod")
         assert await cluster.placed("pod") == ["node-a"]
     assert server.verbs() == ["bind"]
+
+
+async def test_an_extender_says_who_is_evicted(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    for name in ("node-a", "node-b"):
+        await cluster.node(name, cpu="1")
+
+    def leave_b(body: Object) -> Object:
+        victims = body["NodeNameToMetaVictims"]
+        return {"NodeNameToMetaVictims": {"node-b": victims["node-b"]}}
+
+    server.answers["preempt"] = leave_b
+    settings = server.settings(filter_verb="", preempt_verb="preempt")
+    high = f"{cluster.scheduler_name}-high"
+    await cluster.api.create(resources.PRIORITYCLASSES, {"metadata": {"name": high}, "value": 1000})
+    try:
+        async with cluster.scheduling(settings=configured(settings)):
+            await cluster.pod("low-a", cpu="800m", nodeSelector={HOSTNAME: "node-a"})
+            await cluster.pod("low-b", cpu="800m", nodeSelector={HOSTNAME: "node-b"})
+            await cluster.placed("low-a", "low-b")
+            await cluster.pod("high", cpu="700m", priorityClassName=high)
+            assert await cluster.placed("high") == ["node-b"]
+            assert await cluster.node_of("low-a") == "node-a"
+    finally:
+        await cluster.api.delete(resources.PRIORITYCLASSES, high)
+    assert sorted(server.asked[0][1]["NodeNameToMetaVictims"]) == ["node-a", "node-b"]

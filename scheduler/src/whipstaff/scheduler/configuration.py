@@ -196,9 +196,6 @@ def _read(
     if highest < initial:
         fields.problem("podMaxBackoffSeconds", "must not be less than podInitialBackoffSeconds")
     extenders = extender_settings.read(fields)
-    for index, extender in enumerate(extenders):
-        if extender.preempt_verb:
-            fields.problem(f"extenders[{index}].preemptVerb", "is not supported yet")
     configuration = Configuration(
         profiles=_profiles(fields, external),
         extenders=extenders,

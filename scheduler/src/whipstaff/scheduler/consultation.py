@@ -9,14 +9,26 @@ Answers to the extenders' part of `schedulePod` in `pkg/scheduler/schedule_one.g
 """
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from whipstaff.scheduler import decision, extenders, framework, pods, profile, snapshot
+from whipstaff.scheduler import (
+    decision,
+    extenders,
+    framework,
+    pods,
+    post_filters,
+    preemption,
+    profile,
+    snapshot,
+)
 
 NAME = "Extender"
 """Who is to blame for nodes that extenders refuse, as upstream calls it."""
+
+NO_CANDIDATE = "preemption: no candidate node for preemption"
 
 _PATIENCE = 10
 """How often extenders are asked about one pod, should the cluster never be the same afterwards."""
@@ -107,6 +119,25 @@ class Consultation:
                 said.scores,
             )
         raise extenders.ExtenderError("the cluster changes faster than extenders answer")
+
+    async def preempt(self, pod: pods.PodInfo, answer: post_filters.Answer) -> post_filters.Answer:
+        """`answer`, as extenders leave it: perhaps with another node, or without one."""
+        choice = answer.outcome.choice
+        if choice is None:
+            return answer
+        try:
+            left = await self._extenders.preempt(pod, choice.candidates, self._cluster)
+        except extenders.ExtenderError as error:
+            status = framework.Status(framework.Code.ERROR, (f"preemption: {error}",))
+            return post_filters.overruled(answer, status)
+        if left is choice.candidates:
+            return answer
+        if not left:
+            status = framework.Status(framework.Code.UNSCHEDULABLE, (NO_CANDIDATE,))
+            return post_filters.overruled(answer, status)
+        best = preemption.choose(left, choice.started)
+        outcome = framework.PostFiltered(framework.SUCCESS, best.node, best.victims)
+        return dataclasses.replace(answer, outcome=outcome)
 
     def _with_extenders(self, plugins: profile.Profile) -> profile.Profile:
         """The profile with one filter and one scorer more, always the same for the same."""

@@ -39,6 +39,7 @@ from whipstaff.scheduler import (
     metrics,
     pod_conditions,
     pods,
+    post_filters,
     profile,
     queue,
     snapshot,
@@ -196,6 +197,10 @@ class Cycle:
         if self._as_it_is_by_now(queued) is None or self._skip(queued.pod):
             self._waiting.done(queued.uid)
             return None
+        if decided.node is None:
+            self._measured.algorithm_duration.observe(self._now() - started)
+            await self._no_node_consulting(queued, decided, started)
+            return None
         return self._place(queued, chosen_profile, decided, started)
 
     def _place(
@@ -260,9 +265,34 @@ class Cycle:
         """Plugins rejected every node."""
         failure = decided.failure
         assert failure is not None
+        answer = self._look_for_room(queued, failure)
+        self._no_room_yet(queued, decided, failure, answer, started)
+
+    async def _no_node_consulting(
+        self, queued: queue.QueuedPod, decided: decision.Decision, started: float
+    ) -> None:
+        """As `_no_node`, with extenders that have a say in who is evicted."""
+        assert self._consultation is not None
+        failure = decided.failure
+        assert failure is not None
+        answer = self._look_for_room(queued, failure)
+        if answer is not None:
+            answer = await self._consultation.preempt(queued.pod, answer)
+            failure.post_filter_message = answer.message
+        self._no_room_yet(queued, decided, failure, answer, started)
+
+    def _no_room_yet(
+        self,
+        queued: queue.QueuedPod,
+        decided: decision.Decision,
+        failure: diagnosis.FitError,
+        answer: post_filters.Answer | None,
+        started: float,
+    ) -> None:
+        """Does what PostFilter says, and puts the pod back."""
         nominated = None
         if self._as_it_is_by_now(queued) is not None:
-            nominated = self._make_room(queued, failure)
+            nominated = self._make_room(queued.pod, answer)
         message = str(failure)
         self._ring.record(queued.key, queued.uid, decided, message)
         self._unschedulable(queued, failure, nominated, started)
@@ -279,22 +309,35 @@ class Cycle:
         queued.pending_on = failure.pending_plugins
         self._put_back(queued, pod_conditions.UNSCHEDULABLE, str(failure), nominated)
 
-    def _make_room(self, queued: queue.QueuedPod, failure: diagnosis.FitError) -> str | None:
-        """Runs PostFilter and does what it says; the node that the pod is to wait for from now on.
+    def _look_for_room(
+        self, queued: queue.QueuedPod, failure: diagnosis.FitError
+    ) -> post_filters.Answer | None:
+        """Runs PostFilter for a pod that still waits for a node."""
+        if self._as_it_is_by_now(queued) is None:
+            return None
+        started = self._now()
+        plugins = self._profiles[queued.profile]
+        answer = self._decider.post_filter(queued.pod, plugins, failure)
+        if answer is not None:
+            self._measured.preemption_attempts += (
+                defaultpreemption.DefaultPreemption.name in answer.asked
+            )
+            self._measured.extension_point_duration.observe(
+                self._now() - started,
+                "PostFilter",
+                answer.outcome.status.code.label,
+                queued.profile,
+            )
+        return answer
+
+    def _make_room(self, pod: pods.PodInfo, answer: post_filters.Answer | None) -> str | None:
+        """Does what PostFilter says; the node that the pod is to wait for from now on.
 
         "" if for none any more, None if nothing changes.
         """
-        started = self._now()
-        pod = queued.pod
-        answer = self._decider.post_filter(pod, self._profiles[queued.profile], failure)
         if answer is None:
             return ""
         outcome = answer.outcome
-        preempts = defaultpreemption.DefaultPreemption.name in answer.asked
-        self._measured.preemption_attempts += preempts
-        self._measured.extension_point_duration.observe(
-            self._now() - started, "PostFilter", outcome.status.code.label, queued.profile
-        )
         if outcome.nominated and outcome.victims:
             self._evictor.start(pod, outcome.nominated, outcome.victims)
         return outcome.nominated

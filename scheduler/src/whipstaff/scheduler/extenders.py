@@ -6,7 +6,8 @@ isn't one (no connection, no time left, a status other than 200, no JSON, an `Er
 
 Answers to `pkg/scheduler/extender.go`, to `k8s.io/kube-scheduler/extender/v1` for what is sent, and
 to `findNodesThatPassExtenders`, `prioritizeNodes` and `extendersBinding` in
-`pkg/scheduler/schedule_one.go`.
+`pkg/scheduler/schedule_one.go`, and `callExtenders` in
+`pkg/scheduler/framework/preemption/preemption.go`.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from whipstaff.runtime import errors, logs
-from whipstaff.scheduler import extender_settings, framework, pods
+from whipstaff.scheduler import extender_settings, framework, pods, preemption, snapshot
 
 Object = dict[str, Any]
 _T = TypeVar("_T")
@@ -109,6 +110,34 @@ class Extender:
         factor = self.settings.weight * SCALE
         return {_field(item, "Host"): int(_field(item, "Score") or 0) * factor for item in answer}
 
+    async def preempt(
+        self,
+        pod: pods.PodInfo,
+        candidates: Sequence[preemption.Candidate],
+        cluster: snapshot.Snapshot,
+    ) -> list[preemption.Candidate]:
+        """The candidates that are left, perhaps with other victims. Raises `ExtenderError`."""
+        cached = self.settings.node_cache_capable
+        victims = {
+            candidate.node: {
+                "Pods": [{"UID": one.uid} if cached else one.raw for one in candidate.victims],
+                "NumPDBViolations": candidate.violations,
+            }
+            for candidate in candidates
+        }
+        body = {
+            "Pod": pod.raw,
+            "NodeNameToVictims": None if cached else victims,
+            "NodeNameToMetaVictims": victims if cached else None,
+        }
+        answer = await self._send(self.settings.preempt_verb, body)
+        said = _field(answer, "NodeNameToMetaVictims") or {}
+        return [
+            self._candidate(node, chosen or {}, cluster)
+            for node, chosen in said.items()
+            if (chosen and _field(chosen, "Pods")) or self._insists_on_victims(node)
+        ]
+
     async def bind(self, pod: pods.PodInfo, node: str) -> None:
         """Has it bind the pod. Raises `ExtenderError`."""
         body = {
@@ -125,6 +154,28 @@ class Extender:
         """Ends its connections."""
         if self._session is not None:
             await self._session.close()
+
+    def _insists_on_victims(self, node: str) -> bool:
+        """False where a node without victims is passed over; otherwise it is an error."""
+        if self.settings.ignorable:
+            return False
+        raise ExtenderError(f'expected at least one victim pod on node "{node}"')
+
+    def _candidate(
+        self, node: str, chosen: Mapping[str, Any], cluster: snapshot.Snapshot
+    ) -> preemption.Candidate:
+        if node not in cluster.row_of:
+            raise ExtenderError(f'nodeinfo not found for node name "{node}"')
+        there = {pod.uid: pod for pod in cluster.pods_on(node)}
+        uids = [_field(victim, "UID") for victim in _field(chosen, "Pods")]
+        for uid in uids:
+            if uid not in there:
+                raise ExtenderError(
+                    f"extender: {self.name} claims to preempt pod (UID: {uid}) on node: {node},"
+                    " but the pod is not found on that node"
+                )
+        victims = tuple(there[uid] for uid in uids)
+        return preemption.Candidate(node, victims, int(_field(chosen, "NumPDBViolations") or 0))
 
     def _arguments(self, pod: pods.PodInfo, nodes: Mapping[str, Object]) -> Object:
         cached = self.settings.node_cache_capable
@@ -167,11 +218,13 @@ class Extenders:
         self._all = [Extender(each) for each in ordered]
 
     def decide_about(self, pod: pods.PodInfo) -> bool:
-        """Whether some extender has a say in where the pod goes."""
+        """Whether some extender has a say in where the pod goes, or who goes for it."""
         return any(
             each.is_interested(pod)
             for each in self._all
-            if each.settings.filter_verb or each.settings.prioritize_verb
+            if each.settings.filter_verb
+            or each.settings.prioritize_verb
+            or each.settings.preempt_verb
         )
 
     async def ask(self, pod: pods.PodInfo, nodes: Mapping[str, Object]) -> Opinion:
@@ -200,6 +253,27 @@ class Extenders:
         if len(left) > 1:
             scores = await self._prioritize(interested, pod, left)
         return Opinion(frozenset(nodes), refused, scores)
+
+    async def preempt(
+        self,
+        pod: pods.PodInfo,
+        candidates: Sequence[preemption.Candidate],
+        cluster: snapshot.Snapshot,
+    ) -> Sequence[preemption.Candidate]:
+        """The candidates that every extender with a say in it leaves. Raises `ExtenderError`."""
+        for extender in self._all:
+            if not extender.settings.preempt_verb or not extender.is_interested(pod):
+                continue
+            try:
+                candidates = await _sensibly(extender, extender.preempt(pod, candidates, cluster))
+            except ExtenderError as error:
+                if not extender.settings.ignorable:
+                    raise
+                _log.info("extender skipped in preempt", extender=extender.name, error=str(error))
+                continue
+            if not candidates:
+                break
+        return candidates
 
     def bind_it(self, pod: pods.PodInfo) -> bool:
         """Whether an extender is to bind the pod."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from whipstaff.runtime import resources
-from whipstaff.scheduler import configuration, extender_settings, extender_testing
+from whipstaff.scheduler import configuration, cycle, extender_settings, extender_testing
 
 pytestmark = pytest.mark.apiserver
 
@@ -176,3 +176,16 @@ async def test_an_extender_says_who_is_evicted(
     finally:
         await cluster.api.delete(resources.PRIORITYCLASSES, high)
     assert sorted(server.asked[0][1]["NodeNameToMetaVictims"]) == ["node-a", "node-b"]
+
+
+async def test_more_pods_than_may_stand_in_line_are_all_placed(
+    cluster: Any, server: extender_testing.Server
+) -> None:
+    await cluster.node("node-a", cpu="64")
+    server.answers["filter"] = lambda body: {"NodeNames": body["NodeNames"]}
+    await cluster.pods_of(3 * cycle.CONSULTING)
+    async with cluster.scheduling(settings=configured(server.settings())):
+        names = [f"pod-{number:04}" for number in range(3 * cycle.CONSULTING)]
+        assert set(await cluster.placed(*names)) == {"node-a"}
+    asked = [body["Pod"]["metadata"]["name"] for _, body in server.asked]
+    assert sorted(asked) == names

@@ -120,3 +120,11 @@ def test_two_extenders_may_not_manage_one_resource() -> None:
             " resource name"
         )
     ]
+
+
+def test_keys_are_not_shown() -> None:
+    settings = extender_settings.ExtenderSettings(
+        "http://x", tls=extender_settings.Tls(key_data=b"secret")
+    )
+    assert "secret" not in repr(settings)
+    assert "tlsConfig" not in extender_settings.describe(settings)

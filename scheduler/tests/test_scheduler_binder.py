@@ -229,3 +229,51 @@ async def test_a_fault_in_the_accounts_stops_the_scheduling() -> None:
     await asyncio.sleep(0.01)
     with pytest.raises(RuntimeError, match="lost count"):
         await bindings.room()
+
+
+# Binding by an extender.
+
+
+@pytest.mark.parametrize(
+    ("failure", "read", "outcome"),
+    [
+        (None, None, binder.Outcome.BOUND),
+        (errors.WhipstaffError("no"), raw_pod(), binder.Outcome.REFUSED),
+        (errors.WhipstaffError("no"), raw_pod(node="node-1"), binder.Outcome.BOUND),
+        (errors.WhipstaffError("no"), raw_pod(node="node-2"), binder.Outcome.TAKEN),
+        (errors.WhipstaffError("no"), raw_pod(uid="other"), binder.Outcome.GONE),
+        (errors.WhipstaffError("no"), errors.Unreachable("dark"), binder.Outcome.REFUSED),
+    ],
+)
+async def test_what_somebody_else_binds_is_not_sent(
+    failure: Exception | None, read: Any, outcome: binder.Outcome
+) -> None:
+    async def delegate() -> bool:
+        if failure is not None:
+            raise failure
+        return True
+
+    script = Script(reads=[read])
+    settled: list[binder.Settlement] = []
+    bindings = binder.Binder(script, lambda _, settlement: settled.append(settlement))
+    delegated = binding()
+    delegated.delegate = delegate
+    bindings.start(delegated)
+    await bindings.drain(60)
+    assert [each.outcome for each in settled] == [outcome]
+    assert script.calls == ([] if failure is None else ["GET"])
+
+
+async def test_what_somebody_else_leaves_to_us_is_sent() -> None:
+    async def delegate() -> bool:
+        return False
+
+    script = Script()
+    settled: list[binder.Settlement] = []
+    bindings = binder.Binder(script, lambda _, settlement: settled.append(settlement))
+    delegated = binding()
+    delegated.delegate = delegate
+    bindings.start(delegated)
+    await bindings.drain(60)
+    assert [each.outcome for each in settled] == [binder.Outcome.BOUND]
+    assert script.calls == ["POST"]

@@ -234,7 +234,7 @@ def test_a_plugin_from_a_package_may_be_named(load: Load) -> None:
             "podInitialBackoffSeconds: 5\npodMaxBackoffSeconds: 2",
             "podMaxBackoffSeconds: must not be less than podInitialBackoffSeconds",
         ),
-        ("extenders: [{urlPrefix: 'http://x'}]", "extenders: are not supported yet"),
+        ("extenders: [{urlPrefix: ''}]", "extenders[0].urlPrefix: must not be empty"),
         ("profiles: {}", "profiles: expected a list, found a mapping"),
         ("profiles: [web]", "profiles[0]: expected a mapping, found the text 'web'"),
         ("profiles: [{schedulerName: a}, {}]", "profiles[1].schedulerName: is required"),
@@ -660,3 +660,22 @@ def test_names_for_several_profiles_come_from_the_file(load: Load) -> None:
 def test_a_scheduler_name_is_a_subdomain(name: str) -> None:
     with pytest.raises(errors.ConfigurationError, match="is not a scheduler name"):
         configuration.effective(configuration.Configuration(), [name])
+
+
+def test_the_extenders_of_a_file_are_shown_as_they_are_in_effect(load: Load) -> None:
+    settings = load(
+        """
+        extenders:
+        - urlPrefix: http://127.0.0.1:8888/
+          filterVerb: filter
+          managedResources:
+          - {name: example.com/gpu, ignoredByScheduler: true}
+          - {name: example.com/tpu}
+        """
+    )
+    [shown] = configuration.describe(settings)["extenders"]
+    assert (shown["urlPrefix"], shown["filterVerb"]) == ("http://127.0.0.1:8888/", "filter")
+    assert shown["managedResources"] == [
+        {"name": "example.com/gpu", "ignoredByScheduler": True},
+        {"name": "example.com/tpu", "ignoredByScheduler": False},
+    ]

@@ -13,7 +13,7 @@ import contextlib
 import gc
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import prometheus_client
@@ -37,10 +37,13 @@ from whipstaff.scheduler import (
     binding_cycle,
     cluster_state,
     configuration,
+    consultation,
     cycle,
     decision,
     decisions,
     evictions,
+    extender_settings,
+    extenders,
     framework,
     metrics,
     namespaces,
@@ -67,6 +70,7 @@ EVENTS_WAITING = 10_000
 """Each event costs the API server as much as a binding, so a burst of pods is bound first and told
 of afterwards."""
 
+RESOURCES = "NodeResourcesFit"
 PREEMPTION = defaultpreemption.DefaultPreemption.name
 
 USER_AGENT = "whipstaff-scheduler"
@@ -132,12 +136,16 @@ def build_profiles(settings: configuration.Configuration) -> dict[str, profile.P
     Raises `ConfigurationError` for a plugin that can't be used as the file says.
     """
     built = {}
+    ignored = extender_settings.ignored_resources(settings.extenders)
     for index, wanted in enumerate(settings.profiles):
         where = f"{settings.source or 'defaults'}: profiles[{index}]"
         try:
             expansion = plugin_sets.expand(wanted.plugins, profile.implements)
             built[wanted.scheduler_name] = profile.build(
-                wanted.scheduler_name, expansion.points, expansion.weights, wanted.arguments
+                wanted.scheduler_name,
+                expansion.points,
+                expansion.weights,
+                _leaving(ignored, wanted.arguments),
             )
         except (LookupError, ValueError) as error:
             text = error.args[0] if error.args else error
@@ -145,6 +153,21 @@ def build_profiles(settings: configuration.Configuration) -> dict[str, profile.P
         if not expansion.points["bind"]:
             raise errors.ConfigurationError(f"{where}: a bind plugin is needed (DefaultBinder)")
     return built
+
+
+def _leaving(ignored: Sequence[str], arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments with which NodeResourcesFit leaves resources to extenders; theirs come first."""
+    if not ignored:
+        return arguments
+    fit = {**arguments[RESOURCES], "ignoredResources": list(ignored)}
+    return {**arguments, RESOURCES: fit}
+
+
+def _know_nodes(asked: Iterable[extender_settings.ExtenderSettings]) -> bool:
+    """Whether no extender has to be sent nodes."""
+    return all(
+        each.node_cache_capable or not (each.filter_verb or each.prioritize_verb) for each in asked
+    )
 
 
 def missing_plugins(settings: configuration.Configuration) -> list[str]:
@@ -183,13 +206,15 @@ class Scheduler:
         self._measured = metrics.Metrics()
         self._ring = decisions.Decisions()
         ready = asyncio.Event()
+        others = {consultation.NAME: None} if settings.extenders else {}
         sort_plugin = next(iter(profiles.values())).queue_sort
         self._waiting = queue.SchedulingQueue(
             now=time.monotonic,
             sort_key=sort_plugin.sort_key,
             gate=_gate(profiles),
             interests={
-                name: queueing_hints.interests(built.plugins) for name, built in profiles.items()
+                name: queueing_hints.interests({**built.plugins, **others})
+                for name, built in profiles.items()
             },
             initial_backoff=settings.pod_initial_backoff,
             max_backoff=settings.pod_max_backoff,
@@ -200,9 +225,14 @@ class Scheduler:
             api,
             resources.PODS,
             field_selector=cluster_state.POD_FIELD_SELECTOR,
-            transform=pruning.pod,
+            transform=pruning.lightly if settings.extenders else pruning.pod,
         )
-        self._nodes = informer.Informer(api, resources.NODES, transform=pruning.node)
+        self._nodes = informer.Informer(
+            api,
+            resources.NODES,
+            transform=pruning.node if _know_nodes(settings.extenders) else pruning.lightly,
+        )
+        self._extenders = extenders.Extenders(settings.extenders) if settings.extenders else None
         handle = binding_cycle.Handle(api, self._cluster, self._pods.get, self._measured)
         self._budgets = _budgets(api, profiles)
         self._pods.add_handler(
@@ -269,6 +299,7 @@ class Scheduler:
             ring=self._ring,
             measured=self._measured,
             evictor=self._evictor,
+            asked=self._extenders,
         )
         self._bindings = binder.Binder(api, self._cycle.settled)
         self._elector: leases.LeaderElector | None = None
@@ -301,6 +332,8 @@ class Scheduler:
                 await asyncio.gather(*(watched.stop() for watched in self._watched()))
                 for writer in writers:
                     writer.cancel()
+                if self._extenders is not None:
+                    await self._extenders.close()
 
     def _watch(self) -> None:
         """Starts to watch, once. An informer that fails takes the process with it."""
@@ -324,6 +357,8 @@ class Scheduler:
             async with asyncio.TaskGroup() as working:
                 working.create_task(self._cycle.run(self._bindings))
                 working.create_task(self._cycle.tick())
+                if self._extenders is not None:
+                    working.create_task(self._cycle.run_consulting(self._bindings))
         finally:
             await self._drain()
 

@@ -15,7 +15,8 @@ A binding may have to be prepared (by Permit and PreBind plugins, see `binding_c
 take minutes. Meanwhile it takes no one's place: only bindings that are being sent count.
 
 Answers to `bindingCycle` and `bind` in `pkg/scheduler/schedule_one.go` and to the DefaultBinder
-plugin. Left out: binding by extenders.
+plugin, and to `extendersBinding`: an extender may bind in our place. What it failed at is looked at
+once; if the pod isn't bound then, the attempt has failed, and the pod is tried again later.
 """
 
 import asyncio
@@ -75,6 +76,8 @@ class Binding:
     node: str
     token: Any = None
     prepare: Callable[[], Awaitable[framework.Status]] | None = None
+    delegate: Callable[[], Awaitable[bool]] | None = None
+    """Binds in our place. False if it left that to us; raises `WhipstaffError`."""
     found_unbound: int = 0
 
     def body(self) -> Object:
@@ -193,12 +196,26 @@ class Binder:
             self._settled(binding, Settlement(Outcome.UNPREPARED, status.message, status))
 
     async def _bind(self, binding: Binding) -> None:
+        if binding.delegate is not None:
+            settlement = await self._delegate(binding, binding.delegate)
+            if settlement is not None:
+                self._settled(binding, settlement)
+                return
         pause = _FIRST_PAUSE
         while (settlement := await self._post(binding)) is None:
             # Not in step with the other bindings that were lost at the same moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE)
         self._settled(binding, settlement)
+
+    async def _delegate(
+        self, binding: Binding, delegate: Callable[[], Awaitable[bool]]
+    ) -> Settlement | None:
+        """Has somebody else bind the pod; None if that is for us to do after all."""
+        try:
+            return Settlement(Outcome.BOUND) if await delegate() else None
+        except errors.WhipstaffError as error:
+            return await self._look(binding, error) or Settlement(Outcome.REFUSED, str(error))
 
     async def _post(self, binding: Binding) -> Settlement | None:
         """One try; None when it is still open and the same has to be tried again."""

@@ -5,7 +5,7 @@ No loop runs here: a file and the command's flags become a `Configuration`, or a
 Files written for the stock scheduler (v1) load unchanged. Some of their fields are checked and have
 no effect: parallelism (a decision is one array operation), percentageOfNodesToScore (all nodes are
 scored), profiling (there is no /debug/pprof) and content types (the client speaks JSON). Refused by
-name are `extenders` and plugins that nobody knows.
+name are plugins that nobody knows.
 
 Two defaults differ from upstream's on purpose. The client isn't limited unless the file says so:
 upstream's 50 requests a second bind 50 pods a second and no more, whatever the scheduler could do,
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whipstaff.runtime import errors, flags
-from whipstaff.scheduler import plugin_arguments, plugin_sets, strict
+from whipstaff.scheduler import extender_settings, plugin_arguments, plugin_sets, strict
 
 API_VERSION = "kubescheduler.config.k8s.io/v1"
 KIND = "KubeSchedulerConfiguration"
@@ -83,6 +83,7 @@ class Configuration:
     pod_initial_backoff: float = 1
     pod_max_backoff: float = 10
     delay_cache_until_active: bool = False
+    extenders: tuple[extender_settings.ExtenderSettings, ...] = ()
     source: str = ""
     """The file it was read from; empty for the defaults."""
 
@@ -123,6 +124,7 @@ def describe(configuration: Configuration) -> dict[str, Any]:
         "podInitialBackoffSeconds": configuration.pod_initial_backoff,
         "podMaxBackoffSeconds": configuration.pod_max_backoff,
         "delayCacheUntilActive": configuration.delay_cache_until_active,
+        "extenders": [extender_settings.describe(each) for each in configuration.extenders],
         "profiles": [_describe_profile(profile) for profile in configuration.profiles],
     }
 
@@ -193,10 +195,10 @@ def _read(
     highest = fields.integer("podMaxBackoffSeconds", max(10, initial), minimum=1)
     if highest < initial:
         fields.problem("podMaxBackoffSeconds", "must not be less than podInitialBackoffSeconds")
-    if fields.raw("extenders"):
-        fields.problem("extenders", "are not supported yet")
+    extenders = extender_settings.read(fields)
     configuration = Configuration(
         profiles=_profiles(fields, external),
+        extenders=extenders,
         leader_election=_leader_election(fields.fields("leaderElection")),
         client_connection=_client_connection(fields.fields("clientConnection")),
         pod_initial_backoff=initial,

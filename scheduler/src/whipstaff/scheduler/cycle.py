@@ -29,14 +29,17 @@ from whipstaff.scheduler import (
     binding_cycle,
     cluster_events,
     cluster_state,
+    consultation,
     decision,
     decisions,
     diagnosis,
     evictions,
+    extenders,
     framework,
     metrics,
     pod_conditions,
     pods,
+    post_filters,
     profile,
     queue,
     snapshot,
@@ -47,6 +50,10 @@ Object = dict[str, Any]
 
 SLICE = 0.005
 """Seconds of deciding before the event loop gets its turn."""
+
+CONSULTING = 16
+"""How many pods that extenders have a say in may be taken out of the queue ahead of their turn: so
+many of them the others can overtake."""
 
 _log = logs.get("scheduler.cycle")
 
@@ -89,6 +96,7 @@ class Cycle:
         ring: decisions.Decisions,
         measured: metrics.Metrics,
         evictor: evictions.Evictor,
+        asked: extenders.Extenders | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waiting = waiting
@@ -104,12 +112,21 @@ class Cycle:
         self._evictor = evictor
         self._now = now
         self._ready = ready
+        self._extenders = asked
+        self._consultation = (
+            None if asked is None else consultation.Consultation(asked, decider, cluster)
+        )
+        self._consulting: asyncio.Queue[queue.QueuedPod] = asyncio.Queue(CONSULTING)
+        self._consulted = asyncio.Event()
+        self._consulted.set()
 
     async def run(self, bindings: binder.Binder) -> None:
         """Schedules until cancelled. What is in flight then is for `bindings.drain`."""
         while True:
             await self._ready.wait()
             await bindings.room()
+            if self._consultation is not None:
+                await self._consulted.wait()
             self._slice(bindings)
             await asyncio.sleep(0)
 
@@ -126,7 +143,7 @@ class Cycle:
     def _slice(self, bindings: binder.Binder) -> None:
         """Decides for some milliseconds, while there are pods and room to bind them."""
         end = self._now() + SLICE
-        while bindings.has_room:
+        while bindings.has_room and not self._consulting.full():
             queued = self._waiting.pop()
             if queued is None:
                 self._ready.clear()
@@ -145,17 +162,64 @@ class Cycle:
         if chosen_profile is None or self._skip(pod):
             self._waiting.done(pod.uid)
             return None
-        assumed = None
+        if self._consultation is not None and self._consultation.is_needed(pod):
+            self._consulting.put_nowait(queued)
+            if self._consulting.full():
+                self._consulted.clear()
+            return None
         try:
             decided = self._decider.decide(pod, chosen_profile)
+        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
+            self._crashed(queued, error, started)
+            return None
+        return self._place(queued, chosen_profile, decided, started)
+
+    async def run_consulting(self, bindings: binder.Binder) -> None:
+        """Schedules the pods that extenders have a say in, one after the other, until cancelled."""
+        while True:
+            queued = await self._consulting.get()
+            self._consulted.set()
+            await bindings.room()
+            binding = await self._consult(queued)
+            if binding is not None:
+                bindings.start(binding)
+
+    async def _consult(self, queued: queue.QueuedPod) -> binder.Binding | None:
+        """As `_schedule`, with extenders."""
+        assert self._consultation is not None
+        started = self._now()
+        chosen_profile = self._profiles[queued.profile]
+        try:
+            decided = await self._consultation.decide(queued.pod, chosen_profile)
+        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
+            self._crashed(queued, error, started)
+            return None
+        if self._as_it_is_by_now(queued) is None or self._skip(queued.pod):
+            self._waiting.done(queued.uid)
+            return None
+        if decided.node is None:
+            self._measured.algorithm_duration.observe(self._now() - started)
+            await self._no_node_consulting(queued, decided, started)
+            return None
+        return self._place(queued, chosen_profile, decided, started)
+
+    def _place(
+        self,
+        queued: queue.QueuedPod,
+        chosen_profile: profile.Profile,
+        decided: decision.Decision,
+        started: float,
+    ) -> binder.Binding | None:
+        """Takes the place that was decided on; the binding to start, or None."""
+        pod = queued.pod
+        assumed = None
+        try:
             self._measured.algorithm_duration.observe(self._now() - started)
             if decided.node is not None:
                 assumed = self._cluster.assume(pod, decided.node)
                 self._waiting.promises.remove(pod.uid)
-        except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
-            if not isinstance(error, framework.PluginError):
-                _log.exception("scheduling failed", pod=pod.key)
-            self._failed(queued, str(error) or type(error).__name__, started)
+        except Exception as error:  # noqa: BLE001 - one pod of many
+            self._crashed(queued, error, started)
             return None
         if assumed is None:
             self._no_node(queued, decided, started)
@@ -175,6 +239,8 @@ class Cycle:
             return None
         attempt = _Attempt(queued, placement, started, self._now())
         binding = binder.Binding(assumed, assumed.node_name, attempt)
+        if self._extenders is not None and self._extenders.bind_it(pod):
+            binding.delegate = functools.partial(self._extenders.bind, pod, assumed.node_name)
         if placement.needs_preparing:
             self._conditions.nominate(pod, assumed.node_name)
             binding.prepare = functools.partial(attempt.prepare, self._now)
@@ -190,13 +256,44 @@ class Cycle:
 
     # What becomes of an attempt.
 
+    def _crashed(self, queued: queue.QueuedPod, error: Exception, started: float) -> None:
+        """A plugin or an extender failed; what neither should raise is logged with its place."""
+        if not isinstance(error, framework.PluginError | extenders.ExtenderError):
+            _log.error("scheduling failed", pod=queued.key, exc_info=error)
+        self._failed(queued, str(error) or type(error).__name__, started)
+
     def _no_node(self, queued: queue.QueuedPod, decided: decision.Decision, started: float) -> None:
         """Plugins rejected every node."""
         failure = decided.failure
         assert failure is not None
+        answer = self._look_for_room(queued, failure)
+        self._no_room_yet(queued, decided, failure, answer, started)
+
+    async def _no_node_consulting(
+        self, queued: queue.QueuedPod, decided: decision.Decision, started: float
+    ) -> None:
+        """As `_no_node`, with extenders that have a say in who is evicted."""
+        assert self._consultation is not None
+        failure = decided.failure
+        assert failure is not None
+        answer = self._look_for_room(queued, failure)
+        if answer is not None:
+            answer = await self._consultation.preempt(queued.pod, answer)
+            failure.post_filter_message = answer.message
+        self._no_room_yet(queued, decided, failure, answer, started)
+
+    def _no_room_yet(
+        self,
+        queued: queue.QueuedPod,
+        decided: decision.Decision,
+        failure: diagnosis.FitError,
+        answer: post_filters.Answer | None,
+        started: float,
+    ) -> None:
+        """Does what PostFilter says, and puts the pod back."""
         nominated = None
         if self._as_it_is_by_now(queued) is not None:
-            nominated = self._make_room(queued, failure)
+            nominated = self._make_room(queued.pod, answer)
         message = str(failure)
         self._ring.record(queued.key, queued.uid, decided, message)
         self._unschedulable(queued, failure, nominated, started)
@@ -213,22 +310,35 @@ class Cycle:
         queued.pending_on = failure.pending_plugins
         self._put_back(queued, pod_conditions.UNSCHEDULABLE, str(failure), nominated)
 
-    def _make_room(self, queued: queue.QueuedPod, failure: diagnosis.FitError) -> str | None:
-        """Runs PostFilter and does what it says; the node that the pod is to wait for from now on.
+    def _look_for_room(
+        self, queued: queue.QueuedPod, failure: diagnosis.FitError
+    ) -> post_filters.Answer | None:
+        """Runs PostFilter for a pod that still waits for a node."""
+        if self._as_it_is_by_now(queued) is None:
+            return None
+        started = self._now()
+        plugins = self._profiles[queued.profile]
+        answer = self._decider.post_filter(queued.pod, plugins, failure)
+        if answer is not None:
+            self._measured.preemption_attempts += (
+                defaultpreemption.DefaultPreemption.name in answer.asked
+            )
+            self._measured.extension_point_duration.observe(
+                self._now() - started,
+                "PostFilter",
+                answer.outcome.status.code.label,
+                queued.profile,
+            )
+        return answer
+
+    def _make_room(self, pod: pods.PodInfo, answer: post_filters.Answer | None) -> str | None:
+        """Does what PostFilter says; the node that the pod is to wait for from now on.
 
         "" if for none any more, None if nothing changes.
         """
-        started = self._now()
-        pod = queued.pod
-        answer = self._decider.post_filter(pod, self._profiles[queued.profile], failure)
         if answer is None:
             return ""
         outcome = answer.outcome
-        preempts = defaultpreemption.DefaultPreemption.name in answer.asked
-        self._measured.preemption_attempts += preempts
-        self._measured.extension_point_duration.observe(
-            self._now() - started, "PostFilter", outcome.status.code.label, queued.profile
-        )
         if outcome.nominated and outcome.victims:
             self._evictor.start(pod, outcome.nominated, outcome.victims)
         return outcome.nominated

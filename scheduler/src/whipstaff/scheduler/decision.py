@@ -11,8 +11,8 @@ everyone about a pod that PreFilter confines to a few nodes, as a DaemonSet's ar
 A pod that waits for a node (`nominator`) gets it if it fits there now. Others leave room for the
 pods of the same or a higher priority that wait for a node.
 
-Answers to `schedulePod` in `pkg/scheduler/schedule_one.go`. Left out for now: extenders. On
-purpose: sampling of nodes, and leaving a single feasible node unscored.
+Answers to `schedulePod` in `pkg/scheduler/schedule_one.go`; extenders come in in `consultation`.
+Left out on purpose: sampling of nodes, and leaving a single feasible node unscored.
 """
 
 import collections

@@ -292,7 +292,7 @@ def weigh(
     """Scores of the feasible rows, normalised, checked and multiplied by the weight."""
     if entry.normalize is not None:
         scores = ask(NORMALIZE, entry.name, entry.normalize.normalize, state, pod, scores)
-    if len(scores):
+    if len(scores) and entry.bounded:
         check_range(entry, int(scores.min()), int(scores.max()))
     return scores * entry.weight
 

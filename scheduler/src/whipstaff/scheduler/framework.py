@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from whipstaff.runtime import client
-    from whipstaff.scheduler import diagnosis, pods, snapshot, trial, waiting_pods
+    from whipstaff.scheduler import diagnosis, pods, preemption, snapshot, trial, waiting_pods
 
 MAX_NODE_SCORE = 100
 MIN_NODE_SCORE = 0
@@ -289,6 +289,8 @@ class PostFiltered:
     status: Status
     nominated: str | None = None
     victims: Sequence["pods.PodInfo"] = ()
+    choice: "preemption.Choice | None" = None
+    """What else there was to choose from."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ without resource claims, so that `FailedScheduling` reads the same: usually that
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from whipstaff.scheduler import diagnosis, evaluation, framework, nominator, pods, profile, snapshot
 from whipstaff.scheduler import trial as trials
@@ -30,6 +31,8 @@ class Answer:
     outcome: framework.PostFiltered
     asked: frozenset[str]
     """The plugins that were asked."""
+    before: tuple[str, ...] = ()
+    """What those said that had no way to make room, before the last one had."""
 
 
 def run(
@@ -60,7 +63,7 @@ def run(
             return _answer(framework.Status(framework.Code.ERROR, (str(error),)), asked)
         status = found.status
         if status.is_success or not status.is_rejected or status.code == _UNRESOLVABLE:
-            return _answer(status, asked, found)
+            return _answer(status, asked, found, texts)
         if found.nominated is not None:
             nominated = found.nominated
         texts.extend(status.reasons)
@@ -69,10 +72,20 @@ def run(
 
 
 def _answer(
-    status: framework.Status, asked: set[str], outcome: framework.PostFiltered | None = None
+    status: framework.Status,
+    asked: set[str],
+    outcome: framework.PostFiltered | None = None,
+    before: Sequence[str] = (),
 ) -> Answer:
     outcome = outcome or framework.PostFiltered(status)
-    return Answer(status.message, outcome, frozenset(asked))
+    return Answer(status.message, outcome, frozenset(asked), tuple(before))
+
+
+def overruled(answer: Answer, status: framework.Status) -> Answer:
+    """The answer once somebody else found that it doesn't do."""
+    if status.is_rejected:
+        status = framework.Status(status.code, (*answer.before, *status.reasons))
+    return _answer(status, set(answer.asked))
 
 
 def _comes_first(plugins: profile.Profile) -> bool:

@@ -10,7 +10,7 @@ steps as the fullest of them has victims, and not a hundred times as many.
 
 Answers to `pkg/scheduler/framework/preemption/preemption.go` (DryRunPreemption, SelectCandidate)
 and to SelectVictimsOnNode in `pkg/scheduler/framework/plugins/defaultpreemption`. Left out:
-extenders, pod groups.
+pod groups.
 """
 
 import collections
@@ -39,6 +39,14 @@ class Candidate:
     victims: tuple[pods.PodInfo, ...]
     violations: int
     """How many of them a PodDisruptionBudget protects."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen from, for whoever may still rule some of it out."""
+
+    candidates: "Sequence[Candidate]"
+    started: "Started"
 
 
 @dataclasses.dataclass(slots=True)

@@ -116,6 +116,7 @@ class Scorer:
     reads: int  # of framework.Reads
     kept: bool
     shipped: bool  # known to keep to 0..100
+    bounded: bool = True  # has to keep to 0..100
 
 
 class Profile:
@@ -317,7 +318,13 @@ def filter_of(plugin: framework.Plugin) -> Filter:
     return Filter(plugin.name, asked, reads.value, _is_kept(plugin, reads))
 
 
-def scorer_of(plugin: framework.Plugin, weight: int = 1, has_pre_score: bool = True) -> Scorer:
+def scorer_of(
+    plugin: framework.Plugin,
+    weight: int = 1,
+    has_pre_score: bool = True,
+    *,
+    bounded: bool = True,
+) -> Scorer:
     """The plugin at the Score point. Raises `TypeError` if it doesn't score."""
     if isinstance(plugin, framework.ScorePlugin):
         asked: framework.ScorePlugin = plugin
@@ -335,4 +342,5 @@ def scorer_of(plugin: framework.Plugin, weight: int = 1, has_pre_score: bool = T
         plugin.score_reads.value,
         _is_kept(plugin, plugin.score_reads),
         type(plugin) in plugins.BUILT.values(),
+        bounded,
     )

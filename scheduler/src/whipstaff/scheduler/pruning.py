@@ -53,6 +53,12 @@ def pod(raw: Object) -> Object:
     return raw
 
 
+def lightly(raw: Object) -> Object:
+    """`raw` as others are to see it: all but what only the API server needs; in place."""
+    raw["metadata"].pop("managedFields", None)
+    return raw
+
+
 def node(raw: Object) -> Object:
     """`raw` without what no scheduling plugin reads. Changes it in place and returns it."""
     _prune_metadata(raw["metadata"])

@@ -5,7 +5,8 @@ kept out of the active queue.
 
 Answers to `pkg/scheduler/framework/plugins/defaultpreemption/default_preemption.go` and to
 `Evaluator.Preempt` in `pkg/scheduler/framework/preemption/preemption.go`. Feature gates are as 1.36
-sets them: asynchronous preemption on; pod groups and workloads off. Left out: extenders.
+sets them: asynchronous preemption on; pod groups and workloads off. Extenders have their say in
+`consultation`.
 """
 
 import collections
@@ -104,7 +105,8 @@ class DefaultPreemption(framework.Plugin):
         found = self._dry_run(pod, cluster, rows, trying, started)
         if found.candidates:
             best = preemption.choose(found.candidates, started)
-            return framework.PostFiltered(framework.SUCCESS, best.node, best.victims)
+            choice = preemption.Choice(found.candidates, started)
+            return framework.PostFiltered(framework.SUCCESS, best.node, best.victims, choice)
         if found.errors:
             texts = collections.Counter(map(str, found.errors))
             text = next(iter(texts)) if len(texts) == 1 else f"[{', '.join(texts)}]"

@@ -48,7 +48,7 @@ async def test_the_user_reads_why_the_extender_refused(
     server.answers["filter"] = lambda _: {"FailedAndUnresolvableNodes": {"node-a": "no licence"}}
     async with cluster.scheduling(settings=configured(server.settings())):
         await cluster.pod("pod")
-        await cluster.refused("pod", "0/1 nodes are available: 1 no licence.")
+        await cluster.refused("pod", reasons="0/1 nodes are available: 1 no licence.")
         server.answers["filter"] = lambda body: {"NodeNames": body["NodeNames"]}
         await cluster.node("node-b")
         assert await cluster.placed("pod") != [""]
@@ -100,7 +100,7 @@ async def test_resources_that_the_scheduler_is_not_to_ignore_are_counted(
     settings = server.settings(managed_resources=frozenset({GPU}))
     async with cluster.scheduling(settings=configured(settings)):
         await cluster.pod("pod", containers=asking())
-        await cluster.refused("pod", f"0/1 nodes are available: 1 Insufficient {GPU}.")
+        await cluster.refused("pod", reasons=f"0/1 nodes are available: 1 Insufficient {GPU}.")
     assert server.asked == []
 
 

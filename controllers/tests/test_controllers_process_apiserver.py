@@ -128,6 +128,45 @@ def test_kopf_runs_it_and_leaves_no_marks(
     assert holder(apiserver) == "", "the lease is given back"
 
 
+HANDLERS = """
+import kopf
+
+@kopf.on.create("configmaps", labels={"handled": "yes"})
+def made(name, **_):
+    print("made", name, flush=True)
+
+@kopf.on.update("configmaps", labels={"handled": "yes"})
+def changed(name, **_):
+    print("changed", name, flush=True)
+"""
+
+
+def test_handlers_of_ones_own_beside_it_work_as_in_any_kopf_operator(
+    apiserver: testing.ControlPlane,
+    namespace: str,
+    start: Callable[..., Running],
+    tmp_path: pathlib.Path,
+) -> None:
+    handlers = tmp_path / "handlers.py"
+    handlers.write_text(HANDLERS)
+    running = start(str(handlers), command=KOPF)
+    running.until_logged("msg=working")
+    body: Object = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "mine", "labels": {"handled": "yes"}},
+        "data": {"a": "1"},
+    }
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    apiserver.request("POST", path, body)
+    running.until_logged("made mine")
+    merge = "application/merge-patch+json"
+    apiserver.request("PATCH", f"{path}/mine", {"data": {"a": "2"}}, content_type=merge)
+    running.until_logged("changed mine")
+    assert running.log().count("made mine") == 1
+    assert running.stop() == 0
+
+
 def test_a_process_that_stops_takes_no_time_to_do_so(start: Callable[..., Running]) -> None:
     running = start()
     running.until_logged("msg=working")

@@ -67,13 +67,12 @@ class Operator:
         kopf.on.cleanup(registry=registry)(self.end)
         kopf.on.probe(registry=registry, id="leading")(self.probe)
 
-    async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
+    async def start(self, **_: Any) -> None:
         """Start to work, and give kopf the word once leading.
 
         Raises:
             kopf.PermanentError: the controllers can't start; `failure` says why.
         """
-        _configure(settings)
         self._started = asyncio.get_running_loop().create_future()
         self._working = asyncio.create_task(self._work(self._started))
         leading = asyncio.create_task(_until_leading(self._started))
@@ -158,7 +157,11 @@ async def run(plan: app.Plan, connection: config.Connection) -> None:
     operator.register(registry)
     try:
         await kopf.operator(
-            registry=registry, clusterwide=True, standalone=True, stop_flag=operator.ended
+            registry=registry,
+            settings=_settings(),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=operator.ended,
         )
     except Exception:
         if operator.failure is None:
@@ -179,19 +182,6 @@ async def _until_leading(started: asyncio.Future[app.Controllers]) -> None:
     await parts.leading.wait()
 
 
-class _NothingKept(kopf.DiffBaseStorage):
-    """No state of an object as it was handled last: kopf would copy each object for it."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
-
-
 class _Patiently:
     """Seconds between attempts, without an end: kopf gives up where they end."""
 
@@ -201,9 +191,10 @@ class _Patiently:
             yield 10
 
 
-def _configure(settings: kopf.OperatorSettings) -> None:
-    settings.persistence.diffbase_storage = _NothingKept()
-    settings.posting.enabled = False
+def _settings() -> kopf.OperatorSettings:
+    """Of a process in which nothing but ours runs: in others they are their owners'."""
+    settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.networking.error_backoffs = _Patiently()
     settings.process.ultimate_exiting_timeout = None
+    return settings

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime
-import json
 import pathlib
-import sys
 
 import click
 
@@ -65,14 +62,7 @@ def main(
         if arrival in chosen.arrivals
         for scheduler in schedulers
     ]
-    record = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "machine": machine.describe(),
-        "command": "python -m bench " + " ".join(sys.argv[1:]),
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    if output is not None:
-        output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record = machine.record("python -m bench", results, output)
     click.echo(f"\n{record['date']}, {record['machine']}\n\n{report.table(results)}")
 
 

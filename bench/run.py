@@ -123,12 +123,14 @@ class Progress:
         self._label = label
         self._total = total
         self._next = 0.0
+        self._ended = False
 
     def __call__(self, count: int) -> None:
         """Show the count, at most twice a second on a terminal, every ten seconds elsewhere."""
         now = time.monotonic()
-        if now < self._next and count < self._total:
+        if self._ended or (now < self._next and count < self._total):
             return
+        self._ended = count >= self._total
         terminal = sys.stderr.isatty()
         self._next = now + (0.5 if terminal else 10.0)
         end = "\r" if terminal and count < self._total else "\n"

@@ -10,11 +10,7 @@ scheduler, kubelet or garbage collector takes part. Prints a table.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import datetime
-import json
 import pathlib
-import sys
 
 import click
 
@@ -53,14 +49,7 @@ def main(
         for contender in chosen
         if name not in trials.ONLY_UNLIMITED or contender != contenders.STOCK
     ]
-    record = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "machine": machine.describe(),
-        "command": "python -m bench.controllers " + " ".join(sys.argv[1:]),
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    if output is not None:
-        output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record = machine.record("python -m bench.controllers", results, output)
     click.echo(f"\n{record['date']}, {record['machine']}\n\n{report.table(results)}")
 
 

@@ -9,11 +9,7 @@ Takes root and containerd. Prints a table; --output stores the results as JSON.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import datetime
-import json
 import pathlib
-import sys
 
 import click
 
@@ -64,16 +60,13 @@ def main(
         with clusters.started(agent) as node:
             results.append(asyncio.run(run.measure(agent, node, sizes, load)))
         click.echo(f"\n{report.table(results[-1:])}", err=True)
-    record = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "machine": machine.describe(),
-        "versions": f"Kubernetes {binaries.KUBERNETES_VERSION}, {containerd.version()}",
-        "command": "python -m bench.nodes " + " ".join(sys.argv[1:]),
-        "limits": LIMITS,
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    if output is not None:
-        output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record = machine.record(
+        "python -m bench.nodes",
+        results,
+        output,
+        versions=f"Kubernetes {binaries.KUBERNETES_VERSION}, {containerd.version()}",
+        limits=LIMITS,
+    )
     loads = ", ".join(f"{result.agent} {result.load:.1f}" for result in results)
     click.echo(f"\n{record['date']}, {record['machine']}, {record['versions']}")
     click.echo(f"Load average before: {loads}\n\n{report.table(results)}")

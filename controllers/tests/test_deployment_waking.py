@@ -1,8 +1,8 @@
 """What wakes a Deployment, what lets it sleep, and when it is given up."""
 
-import copy
 from typing import Any
 
+import controllers_waking
 import pytest
 
 from whipstaff.controllers import claiming
@@ -36,7 +36,7 @@ class Listener:
         self.told.append((kind, reason, action, note))
 
 
-class Setting:
+class Setting(controllers_waking.Waking):
     """A controller with copies that the test fills."""
 
     def __init__(self) -> None:
@@ -56,21 +56,7 @@ class Setting:
             nothing, self.deployments, self.replicasets, self.pods, PODS_BY, recorder
         )
         self.controller.watch()
-        self._version = 0
-
-    def put(self, copy_of: informer.Informer, obj: Object) -> None:
-        self._version += 1
-        obj = copy.deepcopy(obj)
-        obj["metadata"]["resourceVersion"] = str(self._version)
-        copy_of._put(informer.key_of(obj), obj)
-
-    def woken(self) -> list[str]:
-        """The keys that wait; they wait no more."""
-        queue = self.controller.queue
-        keys = sorted(queue._queue)
-        queue._queue.clear()
-        queue._dirty.clear()
-        return keys
+        super().__init__(self.controller.queue)
 
 
 def deployment(name: str = "web", labels: Object = WEB, **spec: Any) -> Object:

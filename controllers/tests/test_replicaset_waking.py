@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import controllers_waking
 import pytest
 
 from whipstaff.controllers import claiming
@@ -22,7 +23,7 @@ class NoApi:
         raise AssertionError(f"{name} was asked of the API server")
 
 
-class Setting:
+class Setting(controllers_waking.Waking):
     """A controller with copies that the test fills."""
 
     def __init__(self) -> None:
@@ -40,21 +41,7 @@ class Setting:
             nothing, self.replicasets, self.pods, nothing
         )
         self.controller.watch()
-        self._version = 0
-
-    def put(self, copy_of: informer.Informer, obj: Object) -> None:
-        self._version += 1
-        obj = copy.deepcopy(obj)
-        obj["metadata"]["resourceVersion"] = str(self._version)
-        copy_of._put(informer.key_of(obj), obj)
-
-    def woken(self) -> list[str]:
-        """The keys that wait; they wait no more."""
-        queue = self.controller.queue
-        keys = sorted(queue._queue)
-        queue._queue.clear()
-        queue._dirty.clear()
-        return keys
+        super().__init__(self.controller.queue)
 
 
 def replicaset(name: str = "rs", labels: Object = WEB, **spec: Any) -> Object:

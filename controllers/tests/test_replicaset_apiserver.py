@@ -13,7 +13,16 @@ import pytest
 
 from whipstaff.cluster import testing
 from whipstaff.controllers.replicaset import controller, ranking
-from whipstaff.runtime import client, config, errors, events, informer, objects, resources
+from whipstaff.runtime import (
+    client,
+    config,
+    errors,
+    events,
+    informer,
+    objects,
+    resources,
+    workqueue,
+)
 
 pytestmark = pytest.mark.apiserver
 
@@ -52,7 +61,8 @@ class Cluster:
             for copy in (pods, replicasets):
                 copy.start()
                 await copy.wait_synced(WAIT)
-            tasks = [asyncio.create_task(made.run()), asyncio.create_task(recorder.run())]
+            working = workqueue.run_workers(made.queue, made.sync, 5)
+            tasks = [asyncio.create_task(working), asyncio.create_task(recorder.run())]
             try:
                 yield made
             finally:

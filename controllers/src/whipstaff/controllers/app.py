@@ -12,8 +12,7 @@ Answers to `cmd/kube-controller-manager/app/controllermanager.go`.
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
 
 from whipstaff.controllers import rivals
 from whipstaff.controllers import shadow as shadows
@@ -32,8 +31,6 @@ from whipstaff.runtime import (
     serving,
     workqueue,
 )
-
-Sync: TypeAlias = Callable[[str], Awaitable[float | None]]
 
 DEPLOYMENT, REPLICASET = "deployment", "replicaset"
 CONTROLLERS = (DEPLOYMENT, REPLICASET)
@@ -70,9 +67,7 @@ class Plan:
 def access(plan: Plan) -> list[preflight.Access]:
     """The rights without which the controllers can't do their work."""
     watched = [resources.PODS, resources.REPLICASETS]
-    needed = []
-    if not plan.shadow:
-        needed += _writes(plan)
+    needed = [] if plan.shadow else _writes(plan)
     if DEPLOYMENT in plan.controllers:
         watched.append(resources.DEPLOYMENTS)
     needed += [
@@ -204,11 +199,11 @@ class Controllers:
         finally:
             await asyncio.gather(*(watched.stop() for watched in self._informers))
 
-    def _watch(self) -> list[tuple[workqueue.WorkQueue[str], Sync]]:
+    def _watch(self) -> list[tuple[workqueue.WorkQueue[str], shadows.Sync]]:
         """Connect informers and queues; gives each queue and what works on it."""
-        work: list[tuple[workqueue.WorkQueue[str], Sync]] = []
+        work: list[tuple[workqueue.WorkQueue[str], shadows.Sync]] = []
         if self._deployment is not None:
-            sync: Sync = self._deployment.sync
+            sync: shadows.Sync = self._deployment.sync
             if self._plan.shadow:
                 shadow = shadows.Shadow(DEPLOYMENT, self._deployment.queue)
                 shadow.watch(self._deployments, self._replicasets)

@@ -12,11 +12,11 @@ Left out: a kube-controller-manager without a Lease (``--leader-elect=false``) t
 from __future__ import annotations
 
 import asyncio
-import datetime
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from whipstaff.runtime import client, errors, logs, objects, preflight, resources
+from whipstaff.runtime import client, errors, leases, logs, objects, preflight, resources
 
 Object: TypeAlias = dict[str, Any]
 
@@ -31,6 +31,7 @@ HASTE = 1.0
 PERIOD = 10.0
 """Seconds between two looks at the Lease."""
 _POLL = 0.1
+_DURATION = 15
 
 _KINDS = {"deployment": resources.DEPLOYMENTS, "replicaset": resources.REPLICASETS}
 
@@ -106,7 +107,11 @@ class Lookout:
             lease = await self._api.get(resources.LEASES, HOLDER, NAMESPACE)
         except errors.NotFound:
             return ""
-        return _holder(lease["spec"], datetime.datetime.now(datetime.UTC))
+        record = leases.Record.read(lease)
+        if not record.holder or not record.renewed:
+            return ""
+        age = time.time() - objects.parse_time(record.renewed)
+        return "" if age > (record.duration or _DURATION) else record.holder
 
     async def _answers(self, kind: resources.Resource, patience: float) -> bool:
         """Whether somebody answers for a probe of this kind."""
@@ -127,16 +132,6 @@ class Lookout:
             await self._api.delete(kind, PROBE, NAMESPACE)
         except errors.NotFound:
             return
-
-
-def _holder(spec: Mapping[str, Any], now: datetime.datetime) -> str:
-    renewed = spec.get("renewTime")
-    if not renewed or not spec.get("holderIdentity"):
-        return ""
-    age = now - datetime.datetime.fromisoformat(renewed)
-    if age > datetime.timedelta(seconds=spec.get("leaseDurationSeconds", 15)):
-        return ""
-    return str(spec["holderIdentity"])
 
 
 def _probe(kind: resources.Resource) -> Object:

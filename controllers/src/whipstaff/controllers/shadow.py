@@ -185,9 +185,9 @@ class Shadow:
     def scaled(self, key: str, name: str, old: int, new: int) -> None:
         """A ReplicaSet of a Deployment was given another size."""
         expected = self._sizes.pop(key, None)
-        judged = key not in self._unseen and expected is not None
+        unseen = key in self._unseen
         self._unseen.add(key)
-        if not judged or expected is None or (name, new) in expected:
+        if unseen or expected is None or (name, new) in expected:
             return
         would = sorted(f"{child} to {size}" for child, size in expected) or ["none"]
         text = f"{name} was scaled from {old} to {new}, and ours would scale {', '.join(would)}"

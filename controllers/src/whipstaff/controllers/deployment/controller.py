@@ -1,7 +1,7 @@
 """The Deployment controller at work: the only module here that reads and writes the cluster.
 
-Runs the workers over one queue of keys. It owns the queue and the memory of its own writes; the
-copies of Deployments, ReplicaSets and pods are the caller's informers, made with
+Runs no loop: `sync` is for the workers of `queue`. It owns the queue and the memory of its own
+writes; the copies of Deployments, ReplicaSets and pods are the caller's informers, made with
 `DEPLOYMENT_INDEXERS`, `REPLICASET_INDEXERS` and, for pods, those of the ReplicaSet controller.
 
 A key is looked at only when the copies show everything that was written for it before. One sync
@@ -100,10 +100,6 @@ class DeploymentController:
         self._deployments.add_handler(_DeploymentHandler(self))
         self._replicasets.add_handler(_ReplicaSetHandler(self))
         self._pods.add_handler(_PodHandler(self))
-
-    async def run(self, workers: int = 5) -> None:
-        """Work on the queue until cancelled; then what was begun is finished."""
-        await workqueue.run_workers(self.queue, self.sync, workers)
 
     async def sync(self, key: str) -> float | None:
         """Bring one Deployment a step further; gives when to look at it again."""

@@ -1,8 +1,9 @@
 """The ReplicaSet controller at work: the only module here that reads and writes the cluster.
 
-Runs the workers over one queue of keys. It owns the queue, the memory of its own writes and the
-parsed selectors; the copies of ReplicaSets and pods are the caller's informers. The pods' informer
-has to be made with `POD_INDEXERS` and `prune_pod`, that of the ReplicaSets with `prune_replicaset`.
+Runs no loop: `sync` is for the workers of `queue`. It owns the queue, the memory of its own writes
+and the parsed selectors; the copies of ReplicaSets and pods are the caller's informers. The pods'
+informer has to be made with `POD_INDEXERS` and `prune_pod`, that of the ReplicaSets with
+`prune_replicaset`.
 
 A key is looked at only when both copies show everything that was written for it before, so no pod
 is created or deleted a second time because the watch is slow. Whatever is written for a key brings
@@ -181,10 +182,6 @@ class ReplicaSetController:
         """Have changes of ReplicaSets and pods queue the keys that they are about."""
         self._replicasets.add_handler(_ReplicaSetHandler(self))
         self._pods.add_handler(_PodHandler(self))
-
-    async def run(self, workers: int = 5) -> None:
-        """Work on the queue until cancelled; then what was begun is finished."""
-        await workqueue.run_workers(self.queue, self.sync, workers)
 
     async def sync(self, key: str) -> float | None:
         """Bring one ReplicaSet nearer to what it asks for; gives when to look at it again."""

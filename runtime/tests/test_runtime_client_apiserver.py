@@ -74,6 +74,17 @@ async def test_a_dry_run_is_validated_and_not_stored(api: client.Client, namespa
         await api.get(CONFIGMAPS, "a", namespace)
 
 
+async def test_an_answer_can_be_asked_for_without_the_content(
+    api: client.Client, namespace: str
+) -> None:
+    made = await api.create(CONFIGMAPS, configmap("a", x="1"), namespace, metadata_only=True)
+    assert made["kind"] == "PartialObjectMetadata"
+    assert "data" not in made
+    whole = await api.get(CONFIGMAPS, "a", namespace)
+    assert whole["data"] == {"x": "1"}
+    assert made["metadata"] == whole["metadata"]
+
+
 @pytest.mark.parametrize("page_size", [1, 3, 7, 500, 0])
 async def test_a_list_is_the_same_in_pages_of_any_size(
     api: client.Client, namespace: str, page_size: int

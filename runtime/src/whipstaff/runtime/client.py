@@ -50,6 +50,8 @@ _PATCH_TYPES: dict[PatchKind, str] = {
     "apply": "application/apply-patch+yaml",
 }
 
+_METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
+
 
 @dataclass(slots=True)
 class ObjectList:
@@ -178,6 +180,7 @@ class Client:
         name: str | None = None,
         subresource: str | None = None,
         dry_run: bool = False,
+        metadata_only: bool = False,
     ) -> Object:
         """Create an object; or POST to a subresource of `name` (``binding``, ``token``, ...).
 
@@ -188,6 +191,7 @@ class Client:
             name: the object whose subresource this is.
             subresource: which.
             dry_run: have it admitted and validated, and not stored.
+            metadata_only: have the answer be a PartialObjectMetadata, which is shorter.
         """
         space = namespace or body.get("metadata", {}).get("namespace")
         if resource.namespaced and not space:
@@ -197,6 +201,7 @@ class Client:
             resource.path(space, name, subresource),
             {"dryRun": "All"} if dry_run else None,
             body,
+            headers=_METADATA_ONLY if metadata_only else None,
         )
 
     async def update(
@@ -442,8 +447,11 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> Object:
-        answer = await self.request(method, path, query=query, body=body, content_type=content_type)
+        answer = await self.request(
+            method, path, query=query, body=body, content_type=content_type, headers=headers
+        )
         if not isinstance(answer, dict):
             raise errors.Unreachable(
                 f"{self.connection.server}{path}: the answer isn't an API object; is this a "

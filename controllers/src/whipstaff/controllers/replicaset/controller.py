@@ -398,7 +398,7 @@ class ReplicaSetController:
 
         async def create() -> None:
             try:
-                pod = await self._api.create(resources.PODS, body, namespace)
+                pod = await self._api.create(resources.PODS, body, namespace, metadata_only=True)
             except errors.WhipstaffError as error:
                 if errors.is_namespace_terminating(error):
                     return

@@ -12,7 +12,7 @@ import node_agent_crew as crews
 import pytest
 from node_agent_parts import until
 
-from whipstaff.node_agent import hosting, provider, records, tokens, workers
+from whipstaff.node_agent import hosting, metrics, provider, records, tokens, workers
 from whipstaff.runtime import errors
 
 Object = dict[str, Any]
@@ -289,3 +289,39 @@ async def test_a_token_that_ran_out_is_asked_for_again_after_a_while() -> None:
         with pytest.raises(tokens.TokenError, match="expired and refresh failed"):
             await made.get(pod)
         assert (made.refresh_at("uid-web") or 0) > now
+
+
+def terminations(kind: str, code: int, reason: str) -> float:
+    found = metrics.terminated_containers.labels(kind, str(code), reason)
+    return sum(s.value for m in found.collect() for s in m.samples)
+
+
+async def test_each_end_of_a_container_is_counted_once(crew: crews.Crew) -> None:
+    before = terminations("container", 3, "Error")
+    worker = crew.meet(make.pod(), make.runtime(make.run()))
+    await crew.rest(worker)
+    following = asyncio.create_task(crew.workers.follow())
+    for attempt in range(2):
+        ended = make.run(state="exited", attempt=attempt, exit_code=3)
+        await crew.runtime.news.put(provider.RuntimeEvent(worker.uid, container=ended))
+        await until(lambda n=attempt: terminations("container", 3, "Error") == before + n + 1)
+        for _ in range(3):
+            crew.workers.probed(worker.uid)
+            await crew.rest(worker)
+    following.cancel()
+    assert terminations("container", 3, "Error") == before + 2
+
+
+async def test_an_end_that_the_api_shows_already_is_not_counted_again(crew: crews.Crew) -> None:
+    before = terminations("container", 4, "Error")
+    ended = make.run(state="exited", exit_code=4, reason="Error")
+    shown = {
+        "name": "app",
+        "containerID": f"{crew.runtime.name}://{ended.id}",
+        "state": {"terminated": {"exitCode": 4, "reason": "Error"}},
+    }
+    pod = {**make.pod(restartPolicy="Never"), "status": {"containerStatuses": [shown]}}
+    worker = crew.meet(pod, make.runtime(ended))
+    await crew.rest(worker)
+    assert crew.reporter.last()["phase"] == "Failed"
+    assert terminations("container", 4, "Error") == before

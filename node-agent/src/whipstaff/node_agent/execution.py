@@ -39,12 +39,6 @@ _RETRY = 10.0
 # Ended runs kept of each container, besides its newest run: how it ended the last time.
 _KEPT = 1
 
-_METRIC_LABELS: Mapping[provider.Kind, str] = {
-    "container": "container",
-    "init": "init_container",
-    "ephemeral": "ephemeral_container",
-}
-
 
 class Executor:
     """Does to pods what was decided.
@@ -186,7 +180,7 @@ class Executor:
             await self._stopper.stop(pod, life, run, grace, "FailedPostStartHook")
 
         order = starting.order_of(operation, found[1], life.runtime)
-        label = _METRIC_LABELS[operation.kind]
+        label = metrics.CONTAINER_TYPES[operation.kind]
         metrics.started_containers.labels(label).inc()
         try:
             run = await self._starter.start(pod, sandbox, order, stop)

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import prometheus_client
+
+CONTAINER_TYPES: Mapping[str, str] = {
+    "container": "container",
+    "init": "init_container",
+    "ephemeral": "ephemeral_container",
+}
+"""What metrics call the kinds of containers."""
 
 _STARTUP = (0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900)
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -48,6 +55,11 @@ started_containers_errors = prometheus_client.Counter(
     "kubelet_started_containers_errors",
     "Containers that couldn't be started",
     ["container_type", "code"],
+)
+terminated_containers = prometheus_client.Counter(
+    "kubelet_terminated_containers",
+    "Containers whose end was seen",
+    ["container_type", "exit_code", "reason"],
 )
 admission_rejections = prometheus_client.Counter(
     "kubelet_admission_rejections", "Pods that were rejected", ["reason"]

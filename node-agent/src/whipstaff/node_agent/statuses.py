@@ -9,7 +9,7 @@ stopped, and no status without an end after it. Answers to ``generateAPIPodStatu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whipstaff.node_agent import (
@@ -156,6 +156,20 @@ def finish(pod: Object, status: Object, observed: Observation, now: float) -> Ob
         _disruption(observed),
     )
     return finished
+
+
+def newly_ended(old: Object, status: Object) -> Iterator[tuple[provider.Kind, Object]]:
+    """How containers have ended that hadn't in the status before, by their kind."""
+    for kind, name in _LISTS:
+        before = {one["name"] for one in old.get(name) or () if _end(one)}
+        for one in status.get(name) or ():
+            if (ended := _end(one)) and one["name"] not in before:
+                yield kind, ended
+
+
+def _end(status: Object) -> Object | None:
+    found: Object | None = (status.get("state") or {}).get("terminated")
+    return found
 
 
 def _disruption(observed: Observation) -> str:

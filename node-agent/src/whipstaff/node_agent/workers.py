@@ -622,6 +622,10 @@ class Workers:
         if pending is None:
             worker.status_since = now
         shown = pending or pod.get("status") or {}
+        for kind, ended in statuses.newly_ended(shown, status):
+            metrics.terminated_containers.labels(
+                metrics.CONTAINER_TYPES[kind], str(ended["exitCode"]), ended.get("reason", "")
+            ).inc()
         if patches.differs(shown, status):
             worker.life.status = status
         if worker.life.status is not None or worker.may_be_deleted():

@@ -94,6 +94,13 @@ def test_every_listener_is_on_loopback(pki: certificates.Pki) -> None:
         assert all("127.0.0.1" in address for address in addresses)
 
 
+def test_an_agent_of_many_nodes_takes_no_port_but_its_own(pki: certificates.Pki) -> None:
+    table = {c.name: c for c in components.table(settings(pki))}
+    agent = table["whipstaff-node-agent"]
+    assert "--healthz-port=0" in agent.argv
+    assert agent.endpoint.pair == pki.admin, "health is asked for with rights"
+
+
 def test_pod_addresses_suffice_for_the_nodes(pki: certificates.Pki) -> None:
     assert settings(pki, nodes=256).pod_cidr == "10.244.0.0/16"
     assert settings(pki, nodes=257).pod_cidr == "10.128.0.0/9"

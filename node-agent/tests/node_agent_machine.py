@@ -36,6 +36,7 @@ async def agent(
     command = harness.Command(
         cluster.kubeconfig,
         *("--config", str(folder / "agent.yaml"), "--provider", "cri", "--port", "0"),
+        *("--healthz-port", "0"),
         *("--node-name", node, "--node-ip", "127.0.0.1", "--root-dir", str(folder / "agent")),
         *("--container-runtime-endpoint", machine.endpoint),
     )

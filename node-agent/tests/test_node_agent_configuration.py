@@ -30,6 +30,8 @@ def test_without_a_file_there_are_defaults() -> None:
     plan = app.Plan(("node-1",), settings, ("10.0.0.1",))
     assert plan.template().capacity == configuration.DEFAULT_CAPACITY
     assert settings.timing.lease_duration == 40
+    assert (settings.healthz_bind_address, settings.healthz_port) == ("127.0.0.1", 10248)
+    assert (settings.logs.enabled, settings.logs.query) == (True, False)
 
 
 def test_a_node_on_this_machine_has_what_the_machine_has() -> None:
@@ -64,6 +66,10 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
         podLogsDir: /srv/logs
         resolvConf: /run/resolv.conf
         images: {maxParallelPulls: 2, registryPullQPS: 1, registryBurst: 3}
+        healthzPort: 0
+        healthzBindAddress: "::1"
+        enableSystemLogHandler: true
+        enableSystemLogQuery: true
         """)
     )
     assert settings.capacity == {"cpu": "8", "pods": "250", "example.com/gpu": "4"}
@@ -75,6 +81,8 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
     assert (settings.event_qps, settings.event_burst, settings.status_writers) == (5, 7, 8)
     assert settings.timing.lease_interval == 5
     assert settings.provider == {"jobSeconds": 9}
+    assert (settings.healthz_bind_address, settings.healthz_port) == ("::1", 0)
+    assert settings.logs.query
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,13 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
         ("cgroups: {driver: docker}", "cgroups.driver: 'docker' is neither cgroupfs nor systemd"),
         ("images: {maxParallelPulls: -1}", "images.maxParallelPulls: -1 is not a number from 0"),
         ("statusWriters: none", "statusWriters: 'none' is not a number from 1 up"),
+        ("healthzPort: 70000", "healthzPort: 70000 is no port"),
+        ("healthzBindAddress: here", "healthzBindAddress: 'here' does not appear to be an IP"),
+        ("enableSystemLogHandler: 1", "enableSystemLogHandler: 1 is neither true nor false"),
+        (
+            "enableSystemLogHandler: false\nenableSystemLogQuery: true",
+            "enableSystemLogQuery: enableSystemLogHandler is required for it",
+        ),
         ("- 1", "agent.yaml: "),
         ("a: [", "agent.yaml: "),
     ],
@@ -163,6 +178,7 @@ def invoke(*arguments: str) -> click.testing.Result:
         (("--node-labels", "a=b c"), "--node-labels: label 'a': value 'b c' must be"),
         (("--register-with-taints", "a=b"), "--register-with-taints a=b: effect"),
         (("--config", "/no/such"), "/no/such: No such file or directory"),
+        (("--healthz-bind-address", "here"), "--healthz-bind-address: 'here' is not an IP address"),
         (("--node-name", "A_b"), "--node-name: 'A_b' can't be the name of a node"),
     ],
 )

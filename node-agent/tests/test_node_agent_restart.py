@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import node_agent_harness as harness
@@ -29,7 +29,7 @@ def agent(cluster: harness.Cluster, name: str, *flags: str) -> harness.Command:
     return harness.Command(
         cluster.kubeconfig,
         "--node-name", name, "--provider", "simulated", "--node-ip", "127.0.0.1",
-        *(flags or ("--port", "0")),
+        *(flags or ("--port", "0", "--healthz-port", "0")),
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ async def test_an_agent_killed_in_the_middle_of_a_burst_loses_nothing(
     names = cluster.node_names(10)
     flags = (
         "--nodes", "10", "--node-name", cluster.prefix, "--provider", "simulated",
-        "--node-ip", "127.0.0.1", "--port", "0",
+        "--node-ip", "127.0.0.1", "--port", "0", "--healthz-port", "0",
     )  # fmt: skip
 
     async def phases() -> list[str]:
@@ -226,7 +226,7 @@ async def test_the_example_of_a_provider_runs_processes(
     async with harness.Command(
         cluster.kubeconfig,
         "--node-name", name, "--provider", "process_provider:Provider",
-        "--node-ip", "127.0.0.1", "--port", "0",
+        "--node-ip", "127.0.0.1", "--port", "0", "--healthz-port", "0",
     ):  # fmt: skip
 
         def running(*command: str) -> list[Any]:
@@ -279,20 +279,27 @@ async def test_a_user_without_rights_is_told_which_are_missing(
 
 
 async def test_health_pods_and_metrics_are_served(
-    cluster: harness.Cluster, apiserver: testing.ControlPlane, unused_tcp_port: int
+    cluster: harness.Cluster,
+    apiserver: testing.ControlPlane,
+    unused_tcp_port_factory: Callable[[], int],
 ) -> None:
     (name,) = cluster.node_names()
-    flags = ("--port", str(unused_tcp_port), "--client-ca-file", str(apiserver.ca))
+    port, health = unused_tcp_port_factory(), unused_tcp_port_factory()
+    flags = ("--port", str(port), "--client-ca-file", str(apiserver.ca))
+    flags += ("--healthz-port", str(health))
     async with agent(cluster, name, *flags):
         await cluster.create(name)
         await cluster.wait_phase("Running")
-        url = f"https://127.0.0.1:{unused_tcp_port}"
-        assert await curl(url + "/healthz") == (200, "ok")
-        assert await curl(url + "/readyz") == (200, "ok")
-        status, _ = await curl(url + "/pods")
-        assert status == 401
+        plain = f"http://127.0.0.1:{health}"
+        assert await curl(plain + "/healthz") == (200, "ok")
+        assert await curl(plain + "/readyz") == (200, "ok")
+        url = f"https://127.0.0.1:{port}"
+        for path in ("/healthz", "/readyz", "/pods"):
+            assert (await curl(url + path))[0] == 401
         pair = apiserver.pki.admin
         admin = ("--cert", str(pair.certificate), "--key", str(pair.key))
+        assert await curl(url + "/healthz", *admin) == (200, "ok")
+        assert await curl(url + "/readyz", *admin) == (200, "ok")
         status, body = await curl(url + "/pods", *admin)
         assert status == 200
         assert '"kind":"PodList"' in body

@@ -38,7 +38,13 @@ PATHS = (
     "/metrics/cadvisor",
     "/metrics/probes",
     "/configz",
+    "/healthz",
     "/healthz/syncloop",
+    "/livez",
+    "/readyz",
+    "/logs/",
+    "/logs/syslog",
+    "/logs/?query=kubelet",
     "/nodes/node-0/pods",
     "/nodes/node-0/stats/summary",
     "/containerLogs/shop/web/app",
@@ -100,6 +106,9 @@ async def node(
     parts = node_agent_parts.Parts()
     log = tmp_path / "0.log"
     log.write_bytes(b"2026-01-02T03:04:05Z stdout F secret\n")
+    node_logs = tmp_path / "log"
+    node_logs.mkdir()
+    (node_logs / "syslog").write_bytes(b"secret\n")
     status = {"name": "app", "containerID": "test://app-0", "state": {"running": {}}}
     parts.add(
         builders.pod(),
@@ -112,7 +121,10 @@ async def node(
         bind_address="127.0.0.1",
         port=0,
         client_ca=str(apiserver.ca),
-        sources=server.Sources(configuration=lambda: {"kind": "KubeletConfiguration"}),
+        sources=server.Sources(
+            configuration=lambda: {"kind": "KubeletConfiguration"},
+            logs=server.LogSettings(str(node_logs)),
+        ),
     )
     async with made:
         yield Node(made, parts)
@@ -188,7 +200,7 @@ async def rights(api: client.Client, namespace: str) -> AsyncIterator[Rights]:
 # Without credentials, or with wrong ones.
 
 
-async def test_nobody_without_credentials_gets_anything_but_health(node: Node) -> None:
+async def test_nobody_without_credentials_gets_anything(node: Node) -> None:
     for path in PATHS:
         for method in ("GET", "POST", "HEAD", "PUT"):
             headers = STREAM if method == "POST" else {}
@@ -196,7 +208,6 @@ async def test_nobody_without_credentials_gets_anything_but_health(node: Node) -
             assert status == 401, (method, path)
             assert "secret" not in text
     assert (await node.ask("/run/shop/web/app?cmd=id", method="POST"))[0] == 401
-    assert await node.ask("/healthz") == (200, "ok")
 
 
 @pytest.mark.parametrize(
@@ -356,7 +367,8 @@ async def test_a_token_without_rights_is_refused_everything(node: Node, rights: 
         ("stats", {"/stats/summary", "/nodes/node-0/stats/summary"}),
         ("metrics", {"/metrics", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes"}),
         ("configz", {"/configz"}),
-        ("healthz", {"/healthz/syncloop"}),
+        ("healthz", {"/healthz", "/healthz/syncloop", "/livez", "/readyz"}),
+        ("log", {"/logs/", "/logs/syslog", "/logs/?query=kubelet"}),
     ],
 )
 async def test_each_right_opens_its_own_paths_only(
@@ -375,7 +387,7 @@ async def test_the_right_to_the_proxy_opens_what_has_none_of_its_own(
     refused = {path for path in PATHS if (await node.ask(path, token))[0] == 403}
     assert refused == {
         "/stats/summary", "/metrics", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes",
-        "/nodes/node-0/stats/summary",
+        "/nodes/node-0/stats/summary", "/logs/", "/logs/syslog", "/logs/?query=kubelet",
         # To read isn't to run, whatever the method.
         "/exec/shop/web/app?command=id&output=1", "/attach/shop/web/app?output=1",
         "/portForward/shop/web",
@@ -462,11 +474,11 @@ async def test_a_log_that_a_pod_has_made_a_link_of_is_not_shown(
     assert "root:" not in text
 
 
-async def test_there_is_no_way_to_the_nodes_own_logs(
+async def test_what_would_show_how_the_agent_works_is_not_served(
     apiserver: testing.ControlPlane, node: Node, tmp_path: pathlib.Path
 ) -> None:
     admin = certificate(tmp_path, clusters_authority(apiserver))
-    for path in ("/logs/", "/logs/syslog", "/debug/pprof/", "/debug/flags/v", "/checkpoint/a/b/c"):
+    for path in ("/logs/nothing", "/debug/pprof/", "/debug/flags/v", "/checkpoint/a/b/c"):
         assert (await node.ask(path, certificate=admin))[0] == 404
 
 
@@ -480,7 +492,7 @@ async def test_who_asks_too_much_is_cut_off(node: Node) -> None:
         answer = await reader.read(-1)
     assert answer == b"" or answer.split()[1] == b"400"
     writer.close()
-    assert (await node.ask("/healthz"))[0] == 200
+    assert (await node.ask("/healthz"))[0] == 401
 
 
 # Elsewhere.

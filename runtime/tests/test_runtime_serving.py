@@ -249,6 +249,24 @@ async def test_a_path_that_is_always_allowed_asks_nobody() -> None:
     assert rights.asked == []
 
 
+async def test_health_may_ask_for_rights_like_everything_else() -> None:
+    rights = Rights(("prometheus", 'get path "/healthz"'))
+    server = serving.Server(
+        secure=False,
+        authenticator=Tokens(),
+        authorizer=rights,
+        open_health=False,
+        anonymous=False,
+    )
+    async with server:
+        good = {"Authorization": "Bearer good"}
+        assert (await _get(server, "/healthz", headers=good))[:2] == (200, "ok")
+        for path in ("/livez", "/readyz", "/healthz/ping"):
+            assert (await _get(server, path, headers=good))[0] == 403
+        for path in ("/healthz", "/livez", "/readyz", "/healthz/ping"):
+            assert (await _get(server, path))[0] == 401
+
+
 # --- TLS ---
 
 

@@ -325,6 +325,7 @@ def node_agent(settings: Settings) -> Component:
         "provider": settings.provider,
         "node-ip": ports.LOOPBACK,
         "port": str(port),
+        "healthz-port": "0",  # the supervisor has a certificate to ask with
         "client-ca-file": str(settings.pki.ca.pair.certificate),
     }
     return ours(settings, "node-agent", flags, port)

@@ -44,6 +44,8 @@ _BEAT_TIMEOUT = 10.0
 # meanwhile, one of which may be the API server itself.
 _PATIENCE, _PATIENCE_ON_MACHINES = 10.0, 2.0
 _API_CONNECTIONS_BESIDE_WRITERS = 16
+# Seconds between two attempts to serve health.
+_HEALTH_AGAIN = 5.0
 
 # Of component-helpers' nodedeclaredfeatures. Not ExtendWebSocketsToKubelet: without it, streams
 # come as the plain upgrades that runtimes speak.
@@ -218,6 +220,8 @@ async def _run(
     rotations = _rotations(plan, api)
     helpers = [asyncio.create_task(loop) for loop in loops]
     helpers += [asyncio.create_task(rotation.run()) for rotation in rotations.values()]
+    if plan.settings.healthz_port:
+        helpers.append(asyncio.create_task(_serve_health(plan, parts, sources)))
     served = None
     if plan.port and "serving" in rotations:
         pem = str(plan.identity.serving_store().current)
@@ -269,6 +273,25 @@ def _server(
         key=key,
         sources=sources,
     )
+
+
+async def _serve_health(plan: Plan, parts: agent.Agent, sources: server.Sources) -> None:
+    """Tell this machine how the agent is; one whose port is taken does its work all the same."""
+    told = False
+    while True:
+        made = server.make_health(
+            parts,
+            bind_address=plan.settings.healthz_bind_address,
+            port=plan.settings.healthz_port,
+            sources=sources,
+        )
+        try:
+            async with made:
+                await asyncio.Event().wait()
+        except errors.StartupError as error:
+            (_log.debug if told else _log.warning)("health isn't served", error=str(error))
+            told = True
+            await asyncio.sleep(_HEALTH_AGAIN)
 
 
 async def _serve_later(make: Callable[[], serving.Server], rotation: certificates.Rotation) -> None:

@@ -80,6 +80,17 @@ _FILE = click.Path(exists=True, dir_okay=False)
     help="Address to serve on. [default: all; a loopback --node-ip: that]",
 )
 @click.option(
+    "--healthz-port",
+    type=click.IntRange(0, 65535),
+    help="Port to tell everybody of the agent's health on, over plain HTTP; 0 doesn't. "
+    "[default: 10248]",
+)
+@click.option(
+    "--healthz-bind-address",
+    metavar="IP",
+    help="Address for that. [default: 127.0.0.1]",
+)
+@click.option(
     "--client-ca-file", type=_FILE, help="CA of client certificates. [default: the cluster's own]"
 )
 @click.option(
@@ -140,6 +151,8 @@ def command(
     pod_cidr: str,
     port: int,
     bind_address: str | None,
+    healthz_port: int | None,
+    healthz_bind_address: str | None,
     client_ca_file: str | None,
     tls_cert_file: str | None,
     tls_private_key_file: str | None,
@@ -158,6 +171,10 @@ def command(
         settings,
         labels={**settings.labels, **configuration.parse_labels(node_labels)},
         taints=[*settings.taints, *configuration.parse_taints(register_with_taints)],
+        healthz_port=settings.healthz_port if healthz_port is None else healthz_port,
+        healthz_bind_address=settings.healthz_bind_address
+        if healthz_bind_address is None
+        else str(_address("--healthz-bind-address", healthz_bind_address)),
     )
     if bool(tls_cert_file) != bool(tls_private_key_file):
         raise errors.ConfigurationError(

@@ -15,6 +15,8 @@ field, before anything starts. A file looks like this; every field may be left o
     heartbeats: {leaseDurationSeconds: 40, renewIntervalSeconds: 10, statusReportSeconds: 300}
     events: {qps: 50, burst: 100}
     statusWriters: 64             # statuses being written at a time
+    healthzPort: 10248            # health for everybody, over plain HTTP; 0 for none
+    healthzBindAddress: 127.0.0.1
     provider: {jobSeconds: 1}     # the provider's own settings
     # Where containers run on this machine (cri):
     cgroups: {root: "", driver: cgroupfs}    # cgroupfs or systemd; default: what the runtime says
@@ -37,6 +39,8 @@ field, before anything starts. A file looks like this; every field may be left o
     shutdownGracePeriodCriticalPods: 0s      # of which at the end, for critical ones; or in full:
     shutdownGracePeriodByPodPriority: []     # of {priority: 0, shutdownGracePeriodSeconds: 60}
     images: {maxParallelPulls: 0, registryPullQPS: 5, registryBurst: 10}   # 0: no limit
+    enableSystemLogHandler: true             # /logs/: the files in /var/log
+    enableSystemLogQuery: false              # /logs/?query=SERVICE: of the machine's journal
 
 Answers to the few parts of ``KubeletConfiguration`` that mean something to every provider; leaves
 out the rest of it.
@@ -45,6 +49,7 @@ out the rest of it.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +59,7 @@ import yaml
 
 from whipstaff.node_agent import heartbeats, upkeep_configuration
 from whipstaff.node_agent.images import pulling as images
+from whipstaff.node_agent.server import node_logs
 from whipstaff.runtime import errors, quantities, selectors
 
 API_VERSION = "whipstaff.io/v1alpha1"
@@ -83,6 +89,10 @@ _FIELDS = {
         "staticPodPath",
         "allowedUnsafeSysctls",
         "podPidsLimit",
+        "healthzPort",
+        "healthzBindAddress",
+        "enableSystemLogHandler",
+        "enableSystemLogQuery",
         *upkeep_configuration.FIELDS,
     ),
     "nodes": ("capacity", "reserved", "labels", "annotations", "taints", "providerID"),
@@ -117,6 +127,8 @@ class Settings:
         static_pods: the directory of static pods' manifests; empty for none.
         unsafe_sysctls: what pods may set besides the sysctls that are safe.
         pod_pids: processes and threads in one pod; negative for any number.
+        healthz_port, healthz_bind_address: where everybody may ask for health; port 0 for nowhere.
+        logs: what is shown of the node's own logs.
         upkeep: when the node looks after itself.
     """
 
@@ -139,6 +151,9 @@ class Settings:
     static_pods: str = ""
     unsafe_sysctls: Sequence[str] = ()
     pod_pids: int = -1
+    healthz_port: int = 10248
+    healthz_bind_address: str = "127.0.0.1"
+    logs: node_logs.Settings = field(default_factory=node_logs.Settings)
     upkeep: upkeep_configuration.Policies = field(default_factory=upkeep_configuration.Policies)
 
     @property
@@ -239,8 +254,35 @@ class _Reader:
             static_pods=self._string(root, "staticPodPath"),
             unsafe_sysctls=self._texts(root, "allowedUnsafeSysctls"),
             pod_pids=int(self._number(root, "podPidsLimit", default.pod_pids, -1)),
+            healthz_port=self._port(root, "healthzPort", default.healthz_port),
+            healthz_bind_address=self._address(root, "healthzBindAddress")
+            or default.healthz_bind_address,
+            logs=self._logs(root),
             upkeep=self._checked_as_whole(functools.partial(upkeep_configuration.read, root)),
         )
+
+    def _logs(self, root: Mapping[str, Any]) -> node_logs.Settings:
+        enabled = self._flag(root, "enableSystemLogHandler", default=True)
+        query = self._flag(root, "enableSystemLogQuery", default=False)
+        if query and not enabled:
+            raise self._error("enableSystemLogQuery", "enableSystemLogHandler is required for it")
+        return node_logs.Settings(enabled=enabled, query=query)
+
+    def _port(self, told: Mapping[str, Any], where: str, default: int) -> int:
+        value = told.get(where, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+            raise self._error(where, f"{value!r} is no port")
+        return value
+
+    def _address(self, told: Mapping[str, Any], where: str) -> str:
+        found = self._string(told, where)
+        return found and str(self._checked(where, functools.partial(ipaddress.ip_address, found)))
+
+    def _flag(self, told: Mapping[str, Any], where: str, *, default: bool) -> bool:
+        value = told.get(where, default)
+        if not isinstance(value, bool):
+            raise self._error(where, f"{value!r} is neither true nor false")
+        return value
 
     def _texts(self, told: Mapping[str, Any], where: str) -> Sequence[str]:
         found = told.get(where) or []

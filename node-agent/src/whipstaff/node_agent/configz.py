@@ -38,6 +38,8 @@ def shown(
             "anonymous": {"enabled": False},
         },
         "authorization": {"mode": "Webhook"},
+        "healthzPort": settings.healthz_port,
+        "healthzBindAddress": settings.healthz_bind_address,
         "registerNode": True,
         "registerWithTaints": list(settings.taints),
         "clusterDomain": cluster_domain,
@@ -59,6 +61,8 @@ def shown(
         "enableServer": True,
         "containerRuntimeEndpoint": endpoint,
         "failCgroupV1": False,
+        "enableSystemLogHandler": settings.logs.enabled,
+        "enableSystemLogQuery": settings.logs.query,
         **_shutdown(settings.upkeep.shutdown),
     }
 

@@ -112,6 +112,7 @@ def sources(plan: app.Plan, made: agent.Settings, host: hosting.Host | None) -> 
         root_dir=plan.root_dir,
         configuration=lambda: made.configuration or {},
         probes=host.prober.metrics,
+        logs=plan.settings.logs,
     )
 
 

@@ -3,7 +3,8 @@
 ``/healthz``, ``/livez`` and ``/readyz`` run the checks that components add and answer as upstream's
 do (``?verbose``, ``?exclude=NAME``, ``/readyz/NAME``); ``/metrics`` gives the Prometheus registry;
 `Server.add_route` adds more. Every request but those for health is authenticated (client
-certificate, then bearer token) and authorized; with nobody to ask, only health is served.
+certificate, then bearer token) and authorized, those for health as well where that is wanted; with
+nobody to ask, only health is served.
 
 The server owns its listening socket, its TLS context (`tls`) and one task, which takes up new
 certificates every minute. Answers to apiserver ``pkg/server/{healthz,secure_serving.go}`` and
@@ -77,6 +78,7 @@ class Server:
             `authenticator` and `authorizer` leave open.
         authenticator: says whose a bearer token is.
         authorizer: says who may do what. Without it and `client`, only health is served.
+        open_health: whether everybody may ask for health; False asks for rights there, too.
         attributes: what a request wants to do; one of them must be allowed.
         anonymous: whether who shows no credentials is ``system:anonymous``, with the rights of
             that; False refuses them.
@@ -100,6 +102,7 @@ class Server:
         client: api.Client | None = None,
         authenticator: authorization.TokenAuthenticator | None = None,
         authorizer: authorization.Authorizer | None = None,
+        open_health: bool = True,
         attributes: Callable[
             [web.Request], Sequence[authorization.Attributes]
         ] = non_resource_attributes,
@@ -125,7 +128,7 @@ class Server:
         self._anonymous = anonymous
         self._forbidden = forbidden or _forbidden
         self._registry = registry
-        self._always_allowed = {f"/{path}" for path in HEALTH_PATHS}
+        self._always_allowed = {f"/{path}" for path in HEALTH_PATHS} if open_health else set()
         self._checks: list[_NamedCheck] = []
         self._application = web.Application(middlewares=[*middlewares, self._guard])
         self._application.on_response_prepare.append(_set_headers)
@@ -318,7 +321,7 @@ class Server:
                 elif (error := await _failure(each.check)) is None:
                     lines.append(f"[+]{each.name} ok\n")
                 else:
-                    # The path is open to everybody, so the reason is only for the log.
+                    # The path may be open to everybody, so the reason is only for the log.
                     lines.append(f"[-]{each.name} failed: reason withheld\n")
                     failed.append(f"{each.name}: {error}")
             if excluded:

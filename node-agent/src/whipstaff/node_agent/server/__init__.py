@@ -4,10 +4,12 @@ Logs, streams into containers, pods, statistics, metrics, health and configurati
 kubelet's paths and with its answers. Where one process is many nodes, what is about one of them is
 also found below ``/nodes/NAME``, such as ``/nodes/NAME/metrics/resource``, and pods say by
 themselves which node is meant. Requests are authorized as subresources of the node (`access`); who
-shows no credentials is refused, except for health.
+shows no credentials is refused.
 
-`make` puts the parts together; no loop runs here. Answers to ``pkg/kubelet/server/server.go``.
-Leaves out ``/logs/`` (files of the node), ``/checkpoint``, ``/debug``, ``/statusz`` and ``/flagz``.
+`make` puts the parts together, `make_health` the server on :10248, which tells everybody on this
+machine how the agent is, and nothing else; no loop runs here. Answers to
+``pkg/kubelet/server/server.go`` and to the health server in ``cmd/kubelet/app/server.go``.
+Leaves out ``/checkpoint``, ``/debug``, ``/statusz`` and ``/flagz``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from whipstaff.node_agent.server import (
     file_systems,
     found_pods,
     http_metrics,
+    node_logs,
     statistics,
     streams,
     usage,
@@ -33,6 +36,7 @@ from whipstaff.runtime import client, serving
 Sources = usage.Sources
 FileSystem = file_systems.FileSystem
 Pods = found_pods.Pods
+LogSettings = node_logs.Settings
 
 
 def make(
@@ -62,12 +66,26 @@ def make(
         client=api,
         authenticator=authenticator,
         authorizer=authorizer,
+        open_health=False,
         attributes=lambda request: access.attributes(request, pods.node_of),
         anonymous=False,
         forbidden=access.forbidden,
         middlewares=[http_metrics.count],
     )
     serve(server, parts, sources)
+    return server
+
+
+def make_health(
+    parts: found_pods.Parts,
+    *,
+    bind_address: str,
+    port: int,
+    sources: Sources = Sources(),  # noqa: B008 (a value that doesn't change)
+) -> serving.Server:
+    """The server of health alone, over plain HTTP and for everybody, not yet started."""
+    server = serving.Server(bind_address=bind_address, port=port, secure=False, anonymous=False)
+    _add_checks(server, parts, sources)
     return server
 
 
@@ -80,10 +98,7 @@ def serve(server: serving.Server, parts: found_pods.Parts, sources: Sources) -> 
         sources: where else answers come from.
     """
     pods = found_pods.Pods(parts)
-    server.add_check("registered", parts.check_registered, on=("readyz",))
-    server.add_check("pods", parts.check_synced, on=("readyz",))
-    server.add_check("log", lambda: None)
-    server.add_check("syncloop", sources.check_loop or functools.partial(_check_work, parts))
+    _add_checks(server, parts, sources)
     _add_pod_routes(server, pods, parts)
     figures = statistics.Statistics(pods, parts, sources)
     for path, handler in (
@@ -99,6 +114,15 @@ def serve(server: serving.Server, parts: found_pods.Parts, sources: Sources) -> 
     server.add_route("/metrics/probes", statistics.Probes(sources).show)
     if sources.configuration is not None:
         server.add_route("/configz", statistics.Configuration(sources.configuration).show)
+    if sources.logs is not None:
+        server.add_route("/logs/{path:.*}", node_logs.NodeLogs(sources.logs).answer)
+
+
+def _add_checks(server: serving.Server, parts: found_pods.Parts, sources: Sources) -> None:
+    server.add_check("registered", parts.check_registered, on=("readyz",))
+    server.add_check("pods", parts.check_synced, on=("readyz",))
+    server.add_check("log", lambda: None)
+    server.add_check("syncloop", sources.check_loop or functools.partial(_check_work, parts))
 
 
 def _add_pod_routes(server: serving.Server, pods: found_pods.Pods, parts: found_pods.Parts) -> None:

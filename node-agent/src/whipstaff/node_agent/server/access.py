@@ -1,11 +1,12 @@
 """Who may do what on the agent's server: each path is a subresource of a node.
 
 Requests are authorized as the kubelet's are, so that the roles that exist for kubelets work here:
-``nodes/metrics``, ``nodes/stats``, ``nodes/pods``, ``nodes/healthz``, ``nodes/configz``, and
-``nodes/proxy`` for everything else, which also allows the last three. What counts is the route that
-a request was matched with, not how its path is written, so that both can't be told different
-things. Streams into pods take the right to create, also by GET, where upstream is content with the
-right to get. Pure. Answers to ``pkg/kubelet/server/auth.go``. Leaves out what isn't served.
+``nodes/log``, ``nodes/metrics``, ``nodes/stats``, ``nodes/pods``, ``nodes/healthz``,
+``nodes/configz``, and ``nodes/proxy`` for everything else, which also allows the last three. What
+counts is the route that a request was matched with, not how its path is written, so that both can't
+be told different things. Streams into pods take the right to create, also by GET, where upstream is
+content with the right to get. Pure. Answers to ``pkg/kubelet/server/auth.go``. Leaves out what
+isn't served.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH
 # WebSocket comes as GET, but running a command is no reading.
 _INTO_PODS = frozenset({"exec", "attach", "portForward", "run"})
 _SUBRESOURCES = {
+    "logs": ("log",),
     "metrics": ("metrics",),
     "stats": ("stats",),
     "pods": ("pods", "proxy"),

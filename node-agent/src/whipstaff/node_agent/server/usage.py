@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from prometheus_client import registry
 
 from whipstaff.node_agent import machine, pod_worker, provider
-from whipstaff.node_agent.server import file_systems, found_pods
+from whipstaff.node_agent.server import file_systems, found_pods, node_logs
 from whipstaff.runtime import logs, objects
 
 Object = objects.Object
@@ -48,6 +48,7 @@ class Sources:
         configuration: what ``/configz`` shows: a KubeletConfiguration.
         probes: the metrics of ``/metrics/probes``.
         check_loop: complains when pods aren't taken care of any more; for ``/healthz``.
+        logs: the node's own logs; None where the node is no machine.
     """
 
     machine: machine.Machine | None = None
@@ -60,6 +61,7 @@ class Sources:
     configuration: Callable[[], Object] | None = None
     probes: registry.Collector | None = None
     check_loop: Callable[[], None] | None = None
+    logs: node_logs.Settings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`make bench`: each scheduler on a fresh control plane, the stock one and ours in the same run.
 
-    python -m bench [--workload NAME] [--nodes N] [--init-pods N] [--pods N] [--scheduler NAME]...
-        [--arrival backlog|stream]... [--output FILE]
+    python -m bench [--workload NAME]... [--nodes N] [--init-pods N] [--pods N]
+        [--scheduler NAME]... [--arrival backlog|stream|idle]... [--output FILE]
 
 Client limits are lifted for both (QPS 5000). Prints a table; --output stores the results as JSON.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import pathlib
+from typing import Any
 
 import click
 
@@ -19,7 +20,12 @@ from bench import machine, report, run, workloads
 
 @click.command()
 @click.option(
-    "--workload", type=click.Choice(sorted(workloads.WORKLOADS)), default="SchedulingBasic"
+    "--workload",
+    "names",
+    multiple=True,
+    type=click.Choice([*workloads.WORKLOADS, "all"]),
+    default=("SchedulingBasic",),
+    show_default=True,
 )
 @click.option("--nodes", type=int, help="Another number of nodes than the workload's.")
 @click.option("--init-pods", type=int, help="Another number of pods bound before the clock starts.")
@@ -36,7 +42,7 @@ from bench import machine, report, run, workloads
     "--arrival",
     "arrivals",
     multiple=True,
-    type=click.Choice(["backlog", "stream"]),
+    type=click.Choice(["backlog", "stream", "idle"]),
     default=("backlog", "stream"),
     show_default=True,
 )
@@ -44,7 +50,7 @@ from bench import machine, report, run, workloads
     "--output", type=click.Path(path_type=pathlib.Path), help="Store the results as JSON."
 )
 def main(
-    workload: str,
+    names: tuple[str, ...],
     nodes: int | None,
     init_pods: int | None,
     pods: int | None,
@@ -53,15 +59,16 @@ def main(
     output: pathlib.Path | None,
 ) -> None:
     """Measure schedulers side by side."""
-    chosen = workloads.WORKLOADS[workload]
     sizes = {"nodes": nodes, "init_pods": init_pods, "pods": pods}
-    chosen = dataclasses.replace(chosen, **{k: v for k, v in sizes.items() if v is not None})
-    results = [
-        asyncio.run(run.measure(chosen, scheduler, arrival))
-        for arrival in arrivals
-        if arrival in chosen.arrivals
-        for scheduler in schedulers
-    ]
+    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    chosen = workloads.WORKLOADS if "all" in names else dict.fromkeys(names)
+    results: list[report.Result] = []
+    for name in chosen:
+        workload = dataclasses.replace(workloads.WORKLOADS[name], **given)
+        for arrival in (each for each in arrivals if each in workload.arrivals):
+            for scheduler in schedulers:
+                results.append(asyncio.run(run.measure(workload, scheduler, arrival)))
+                machine.record("python -m bench", results, output)
     record = machine.record("python -m bench", results, output)
     click.echo(f"\n{record['date']}, {record['machine']}\n\n{report.table(results)}")
 

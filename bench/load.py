@@ -8,14 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from bench import templates, workloads
 from whipstaff.runtime import client, errors, resources
 
 IN_FLIGHT = 32
 NAMESPACE = "default"
+INIT, MEASURED = "init-", "measured-"
+"""How the names of the pods begin that count."""
+
+
+def init_namespace(workload: workloads.Workload, index: int) -> str:
+    """Where a pod goes that is there before the measured ones."""
+    if not workload.init_namespaces:
+        return NAMESPACE
+    return f"init-ns-{index % workload.init_namespaces}"
+
+
+async def prepare(api: client.Client, workload: workloads.Workload) -> None:
+    """Make the namespaces and whatever has to be there before the nodes."""
+    team = {"metadata": {"labels": templates.TEAM}}
+    await api.patch(resources.NAMESPACES, NAMESPACE, team)
+    for index in range(workload.init_namespaces):
+        name = {"name": init_namespace(workload, index), "labels": templates.TEAM}
+        await api.create(resources.NAMESPACES, {"metadata": name})
+    for resource, body in workload.objects:
+        await api.create(resource, body)
+
+
+async def churn(api: client.Client, plan: workloads.Churn) -> None:
+    """Make something, and unmake it, every so often; until cancelled."""
+    made: dict[resources.Resource, client.Object] = {}
+    for turn in itertools.count():
+        resource, make = plan.makers[turn % len(plan.makers)]
+        if plan.recreate and (last := made.pop(resource, None)):
+            metadata = last["metadata"]
+            with contextlib.suppress(errors.NotFound):
+                await api.delete(resource, metadata["name"], metadata.get("namespace"))
+        made[resource] = await api.create(resource, make(turn))
+        await asyncio.sleep(plan.seconds)
 
 
 async def create_all(
@@ -47,7 +82,7 @@ async def create_all(
 
 
 class BindWatch:
-    """Notes when each pod is first seen with a node: `bound[name] = (moment, node)`."""
+    """Notes when each pod that counts is first seen with a node: `bound[name] = (moment, node)`."""
 
     def __init__(self, api: client.Client) -> None:
         self.bound: dict[str, tuple[float, str]] = {}
@@ -78,7 +113,6 @@ class BindWatch:
             try:
                 stream = self._api.watch(
                     resources.PODS,
-                    NAMESPACE,
                     field_selector="spec.nodeName!=",
                     resource_version="0",
                 )
@@ -90,7 +124,7 @@ class BindWatch:
     def _note(self, pod: dict[str, Any]) -> None:
         node = pod.get("spec", {}).get("nodeName")
         name = pod["metadata"].get("name", "")
-        if node and name not in self.bound:
+        if node and name not in self.bound and name.startswith((INIT, MEASURED)):
             self.bound[name] = (time.monotonic(), node)
             self._changed.set()
 

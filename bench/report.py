@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-Arrival: TypeAlias = Literal["stream", "backlog"]
+Arrival: TypeAlias = Literal["stream", "backlog", "idle"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +62,17 @@ def table(results: Sequence[Result]) -> str:
     for r in results:
         base = stock.get((r.workload, r.arrival))
         rate = r.pods / r.seconds
-        ratio = f"{rate * base.seconds / base.pods:.2f}" if base else "-"
-        waits = f"{r.latency_p50:.2f} s | {r.latency_p99:.2f} s" if r.latency_p99 else "- | -"
+        ratio = f"{rate * base.seconds / base.pods:.2f}" if base and r.arrival != "idle" else "-"
+        waits = f"{_wait(r.latency_p50)} | {_wait(r.latency_p99)}"
         lines.append(
             f"| {r.workload} | {r.arrival} | {r.nodes} | {r.pods} | {r.scheduler} | {rate:.0f} "
             f"| {ratio} | {r.cpu_ms_per_pod:.2f} | {r.peak_rss_mb:.0f} | {waits} |"
         )
     return "\n".join(lines)
+
+
+def _wait(seconds: float) -> str:
+    """How long pods waited; nothing where that wasn't measured."""
+    if not seconds:
+        return "-"
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

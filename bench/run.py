@@ -23,6 +23,7 @@ from whipstaff.cluster import binaries, envtest, ports, processes
 from whipstaff.runtime import client, config, resources
 
 STALLED_SECONDS = 60.0
+IDLE_PODS, IDLE_PAUSE, IDLE_SETTLES = 300, 0.05, 3.0
 SCHEDULER_USER = ("system:kube-scheduler", ["system:masters"])
 
 
@@ -66,11 +67,20 @@ def our_command(
     ]
 
 
+def no_scheduler_command(
+    plane: envtest.ControlPlane, kubeconfig: pathlib.Path, port: int, folder: pathlib.Path
+) -> list[str]:
+    """A client that binds and decides nothing: what the API server can take."""
+    del plane, port, folder
+    return [sys.executable, "-m", "bench.binding", str(kubeconfig)]
+
+
 SCHEDULERS: dict[
     str, Callable[[envtest.ControlPlane, pathlib.Path, int, pathlib.Path], list[str]]
 ] = {
     "kube-scheduler": stock_command,
     "whipstaff": our_command,
+    "binds only": no_scheduler_command,
 }
 
 
@@ -145,7 +155,8 @@ async def measure(
     With the arrival `stream` pods are created while they are bound, as in scheduler_perf: on a
     small machine the load and the API server take most of it. With `backlog` all are there before
     the scheduler starts, and the clock runs from the last init pod's binding: what the scheduler
-    can do by itself.
+    can do by itself. With `idle` each of `IDLE_PODS` comes `IDLE_PAUSE` after the one before was
+    bound: how long a pod waits where there is nothing else to do.
     """
     click.echo(f"{workload.name} with {scheduler}, {arrival}", err=True)
     assets = binaries.resolve((*envtest.NAMES, "kube-scheduler"), report=_say)
@@ -158,8 +169,7 @@ async def measure(
         kubeconfig = pathlib.Path(plane.issue_kubeconfig(user, groups))
         command = SCHEDULERS[scheduler](plane, kubeconfig, ports.scratch(1)[0], folder)
         async with client.Client(config.load(str(plane.kubeconfig))) as api:
-            for resource, body in workload.objects:
-                await api.create(resource, body)
+            await load.prepare(api, workload)
             await load.create_all(
                 api,
                 resources.NODES,
@@ -168,7 +178,7 @@ async def measure(
                 progress=Progress("nodes", workload.nodes),
             )
             run = Run(api, workload)
-            bind = run.backlog if arrival == "backlog" else run.stream
+            bind = {"backlog": run.backlog, "stream": run.stream, "idle": run.idle}[arrival]
             await bind(started(command, folder / "scheduler.log"))
             return run.result(scheduler, arrival)
 
@@ -191,12 +201,35 @@ class Run:
             async with load.watched(self.api) as watch:
                 await self._create_init()
                 await self._wait(watch, self.workload.init_pods, "init pods bound")
-                async with self._measured(process):
+                async with self._churning(), self._measured(process):
                     creating = asyncio.create_task(self._create_measured())
                     await self._wait(watch, self.workload.init_pods + self.workload.pods, "bound")
                     measured = await creating
         self.created = measured
         self.bound = {name: watch.bound[name][0] for name in measured}
+
+    async def idle(self, scheduler: contextlib.AbstractContextManager[psutil.Process]) -> None:
+        """Bind the init pods, then create the measured ones one by one."""
+        self.workload = dataclasses.replace(self.workload, pods=min(self.workload.pods, IDLE_PODS))
+        progress = Progress("bound one by one", self.workload.pods)
+        with scheduler as process:
+            async with load.watched(self.api) as watch:
+                await self._create_init()
+                await self._wait(watch, self.workload.init_pods, "init pods bound")
+                await asyncio.sleep(IDLE_SETTLES)
+                async with self._measured(process):
+                    for index in range(self.workload.pods):
+                        pod = self.workload.pod(load.NAMESPACE, f"{load.MEASURED}{index:06d}")
+                        await self.api.create(resources.PODS, pod)
+                        self.created[pod["metadata"]["name"]] = time.monotonic()
+                        await watch.wait_for(
+                            self.workload.init_pods + index + 1,
+                            stalled=STALLED_SECONDS,
+                            progress=lambda _: None,
+                        )
+                        progress(index + 1)
+                        await asyncio.sleep(IDLE_PAUSE)
+        self.bound = {name: watch.bound[name][0] for name in self.created}
 
     async def backlog(self, scheduler: contextlib.AbstractContextManager[psutil.Process]) -> None:
         """Create all pods, then start the scheduler; the init pods are its warm-up."""
@@ -230,6 +263,21 @@ class Run:
         )
 
     @contextlib.asynccontextmanager
+    async def _churning(self) -> AsyncIterator[None]:
+        """Have what the workload wants go on beside."""
+        if self.workload.churn is None:
+            yield
+            return
+        task = asyncio.create_task(load.churn(self.api, self.workload.churn))
+        try:
+            yield
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
     async def _measured(self, process: psutil.Process) -> AsyncIterator[None]:
         """Account for the process's CPU time and memory, and start the clock."""
         before = process.cpu_times()
@@ -245,17 +293,24 @@ class Run:
 
     async def _create_init(self) -> None:
         make = self.workload.init_pod or self.workload.pod
-        await self._create("init", self.workload.init_pods, make)
+        await self._create(
+            load.INIT,
+            self.workload.init_pods,
+            lambda index, name: make(load.init_namespace(self.workload, index), name),
+        )
 
     async def _create_measured(self) -> dict[str, float]:
-        return await self._create("measured", self.workload.pods, self.workload.pod)
+        return await self._create(
+            load.MEASURED,
+            self.workload.pods,
+            lambda _, name: self.workload.pod(load.NAMESPACE, name),
+        )
 
-    async def _create(self, prefix: str, count: int, make: workloads.PodMaker) -> dict[str, float]:
+    async def _create(
+        self, prefix: str, count: int, make: Callable[[int, str], client.Object]
+    ) -> dict[str, float]:
         """Create pods: the moment of each answer by name."""
         created: dict[str, float] = {}
-        make = self.workload.pod
-        if prefix == "init" and self.workload.init_pod is not None:
-            make = self.workload.init_pod
 
         def note(pod: client.Object) -> None:
             created[pod["metadata"]["name"]] = time.monotonic()
@@ -264,8 +319,8 @@ class Run:
             self.api,
             resources.PODS,
             count,
-            lambda index: make(load.NAMESPACE, f"{prefix}-{index:06d}"),
+            lambda index: make(index, f"{prefix}{index:06d}"),
             done=note,
-            progress=Progress(f"{prefix} pods created", count),
+            progress=Progress(f"{prefix}pods created", count),
         )
         return created

@@ -1,139 +1,44 @@
-"""The workloads of upstream's scheduler_perf: how many nodes and pods, and what they look like.
+"""The workloads of upstream's scheduler_perf: how many nodes and pods of which kind.
 
-Answers to test/integration/scheduler_perf (the performance-config.yaml files and their templates).
-All pods are in one namespace here. Left out: workloads that need volumes, devices or churn.
+Answers to the performance-config.yaml files of test/integration/scheduler_perf, in the sizes that
+its CI runs. The measured pods are in one namespace; those before them in the namespaces that the
+workload says. Left out: workloads that need volumes, devices, gates or finalizers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from bench import templates
+from bench.templates import HOST, ZONE, PodMaker
 from whipstaff.runtime import client, resources
 
-HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
-ZONES = ("zone1", "zone2", "zone3")
-HIGH_PRIORITY: client.Object = {
-    "apiVersion": "scheduling.k8s.io/v1",
-    "kind": "PriorityClass",
-    "metadata": {"name": "high-priority"},
-    "value": 10,
-}
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Churn:
+    """What goes on beside, while the measured pods are bound.
 
-def node(index: int, zones: Sequence[str] = ZONES) -> client.Object:
-    """node-default.yaml: 4 CPU, 32Gi, 110 pods; with the labels that every real node has."""
-    name = f"node-{index:05d}"
-    capacity = {"cpu": "4", "memory": "32Gi", "pods": "110"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": name,
-            "labels": {HOST: name, ZONE: zones[index % len(zones)]},
-        },
-        "status": {
-            "capacity": capacity,
-            "allocatable": capacity,
-            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
-        },
-    }
+    Every `seconds` one more of `makers`' objects is made, in turns; with `recreate` the one that
+    the same maker made before is deleted first.
+    """
 
-
-def node_of_one_zone(index: int) -> client.Object:
-    """The same, all in one zone: where pods are to be near one another."""
-    return node(index, ZONES[:1])
-
-
-def basic_pod(namespace: str, name: str) -> client.Object:
-    """pod-default.yaml: 100m and 500Mi, nothing else that a plugin looks at."""
-    return _pod(namespace, name, "100m")
-
-
-def low_priority_pod(namespace: str, name: str) -> client.Object:
-    """pod-low-priority.yaml: four of them fill a node. Nobody runs them, so they end at once."""
-    pod = _pod(namespace, name, "900m")
-    pod["spec"]["terminationGracePeriodSeconds"] = 0
-    return pod
-
-
-def high_priority_pod(namespace: str, name: str) -> client.Object:
-    """pod-high-priority.yaml: it takes the place of three of them."""
-    pod = _pod(namespace, name, "3000m")
-    pod["spec"]["priorityClassName"] = HIGH_PRIORITY["metadata"]["name"]
-    return pod
-
-
-def _pod(namespace: str, name: str, cpu: str) -> client.Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "containers": [
-                {
-                    "name": "pause",
-                    "image": "registry.k8s.io/pause:3.10.2",
-                    "resources": {
-                        "requests": {"cpu": cpu, "memory": "500Mi"},
-                        "limits": {"cpu": cpu, "memory": "500Mi"},
-                    },
-                }
-            ],
-        },
-    }
-
-
-PodMaker = Callable[[str, str], client.Object]
-"""Makes the pod of a namespace and a name."""
-
-
-def spreading(action: str) -> PodMaker:
-    """pod-with-topology-spreading.yaml and its preferred twin, by `whenUnsatisfiable`."""
-    constraint = {
-        "maxSkew": 5,
-        "topologyKey": ZONE,
-        "whenUnsatisfiable": action,
-        "labelSelector": {"matchLabels": {"color": "blue"}},
-    }
-    return _colored("blue", {"topologySpreadConstraints": [constraint]})
-
-
-def required(kind: str, color: str, key: str) -> PodMaker:
-    """pod-with-pod-affinity.yaml and pod-with-pod-anti-affinity.yaml."""
-    rules = {"requiredDuringSchedulingIgnoredDuringExecution": [_term(color, key)]}
-    return _colored(color, {"affinity": {kind: rules}})
-
-
-def preferred(kind: str, color: str, key: str) -> PodMaker:
-    """pod-with-preferred-pod-affinity.yaml and pod-with-preferred-pod-anti-affinity.yaml."""
-    weighed = {"weight": 1, "podAffinityTerm": _term(color, key)}
-    rules = {"preferredDuringSchedulingIgnoredDuringExecution": [weighed]}
-    return _colored(color, {"affinity": {kind: rules}})
-
-
-def _term(color: str, key: str) -> dict[str, Any]:
-    return {"labelSelector": {"matchLabels": {"color": color}}, "topologyKey": key}
-
-
-def _colored(color: str, spec: dict[str, Any]) -> PodMaker:
-    def make(namespace: str, name: str) -> client.Object:
-        made = basic_pod(namespace, name)
-        made["metadata"]["labels"] = {"color": color}
-        made["spec"].update(spec)
-        return made
-
-    return make
+    makers: tuple[tuple[resources.Resource, Callable[[int], client.Object]], ...]
+    seconds: float
+    recreate: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Workload:
     """Nodes, the pods bound before the clock starts, and the pods that are measured.
 
-    `pod` makes the measured pods and, without an `init_pod`, the others too; `objects` are there
-    before all of them.
+    Attributes:
+        pod: makes the measured pods and, without an `init_pod`, the others too.
+        init_pod: where the pods before are others than those measured.
+        init_namespaces: over how many namespaces those are spread; 0 is the measured pods' own.
+        objects: what is there before all of them.
+        arrivals: how pods may come: without ``backlog`` the init pods have to be there first.
+        churn: what goes on beside.
     """
 
     name: str
@@ -142,66 +47,206 @@ class Workload:
     pods: int
     pod: PodMaker
     init_pod: PodMaker | None = None
-    """Where the pods before are others than those measured."""
-    node: Callable[[int], client.Object] = node
+    init_namespaces: int = 0
+    node: Callable[[int], client.Object] = templates.node
     objects: tuple[tuple[resources.Resource, client.Object], ...] = ()
-    arrivals: tuple[str, ...] = ("backlog", "stream")
-    """Without `backlog` the init pods have to be there before the measured ones."""
+    arrivals: tuple[str, ...] = ("backlog", "stream", "idle")
+    churn: Churn | None = None
 
+
+_PRIORITY = ((resources.PRIORITYCLASSES, templates.HIGH_PRIORITY),)
+_LIVE = ("stream",)
+_GREEN, _BLUE = ("podAntiAffinity", "green"), ("podAffinity", "blue")
+_RED, _YELLOW = ("podAffinity", "red"), ("podAntiAffinity", "yellow")
+_KINDS: Sequence[PodMaker] = (
+    templates.basic_pod,
+    templates.required(*_BLUE, ZONE),
+    templates.required(*_GREEN, HOST),
+    templates.preferred(*_RED, HOST),
+    templates.preferred(*_YELLOW, HOST),
+)
+
+
+def _mixed(namespace: str, name: str) -> client.Object:
+    """One of five kinds, by the number at the end of the name."""
+    return _KINDS[int(name.rpartition("-")[2]) % len(_KINDS)](namespace, name)
+
+
+def _in_default(make: PodMaker, prefix: str) -> Callable[[int], client.Object]:
+    return lambda index: make("default", f"{prefix}-{index:06d}")
+
+
+def _churn_node(index: int) -> client.Object:
+    node = templates.node(index)
+    node["metadata"]["name"] = node["metadata"]["labels"][HOST] = f"churn-{index:06d}"
+    return node
+
+
+def _churn_service(index: int) -> client.Object:
+    return {
+        **templates.SERVICE,
+        "metadata": {"name": f"churn-{index:06d}", "namespace": "default"},
+        "spec": {**templates.SERVICE["spec"], "selector": {"app": "foo"}},
+    }
+
+
+_TOO_LARGE = (resources.PODS, _in_default(templates.too_large_pod, "churn-large"))
+_PREEMPTOR = (resources.PODS, _in_default(templates.high_priority_pod, "churn-high"))
+_MIXED_CHURN = Churn(
+    ((resources.NODES, _churn_node), _TOO_LARGE, (resources.SERVICES, _churn_service)),
+    seconds=1.0,
+    recreate=True,
+)
 
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("SchedulingBasic", 5000, 1000, 10000, basic_pod),
+        Workload("SchedulingBasic", 5000, 1000, 10000, templates.basic_pod),
+        Workload("SchedulingPodAntiAffinity", 5000, 1000, 2000, templates.required(*_GREEN, HOST)),
         Workload(
-            "TopologySpreading", 5000, 5000, 5000, spreading("DoNotSchedule"), init_pod=basic_pod
-        ),
-        Workload(
-            "PreferredTopologySpreading",
-            5000,
-            5000,
-            5000,
-            spreading("ScheduleAnyway"),
-            init_pod=basic_pod,
-        ),
-        Workload(
-            "SchedulingPodAntiAffinity",
+            "SchedulingPodMatchingAntiAffinity",
             5000,
             1000,
-            2000,
-            required("podAntiAffinity", "green", HOST),
+            5000,
+            templates.colored("green", {}),
+            init_pod=templates.required(*_GREEN, HOST),
+            # The pods that are measured mustn't be on the nodes before the others are.
+            arrivals=_LIVE,
         ),
         Workload(
             "SchedulingPodAffinity",
             5000,
             5000,
             5000,
-            required("podAffinity", "blue", ZONE),
-            node=node_of_one_zone,
+            templates.required(*_BLUE, ZONE),
+            node=templates.node_of_one_zone,
         ),
         Workload(
-            "SchedulingPreferredPodAffinity",
-            5000,
-            5000,
-            5000,
-            preferred("podAffinity", "red", HOST),
+            "SchedulingPreferredPodAffinity", 5000, 5000, 5000, templates.preferred(*_RED, HOST)
         ),
         Workload(
             "SchedulingPreferredPodAntiAffinity",
             5000,
             5000,
             5000,
-            preferred("podAntiAffinity", "yellow", HOST),
+            templates.preferred(*_YELLOW, HOST),
+        ),
+        Workload("SchedulingNodeAffinity", 5000, 5000, 10000, templates.in_two_zones),
+        Workload(
+            "MixedSchedulingBasePod",
+            5000,
+            10000,
+            5000,
+            templates.basic_pod,
+            init_pod=_mixed,
+            node=templates.node_of_one_zone,
+        ),
+        Workload(
+            "SchedulingRequiredPodAntiAffinityWithNSSelector",
+            6000,
+            4000,
+            2000,
+            templates.required(*_GREEN, HOST, team=True),
+            init_namespaces=100,
+        ),
+        Workload(
+            "SchedulingPreferredAntiAffinityWithNSSelector",
+            5000,
+            4000,
+            2000,
+            templates.preferred(*_GREEN, HOST, team=True),
+            init_namespaces=100,
+        ),
+        Workload(
+            "SchedulingRequiredPodAffinityWithNSSelector",
+            5000,
+            5000,
+            2000,
+            templates.required(*_BLUE, ZONE, team=True),
+            init_namespaces=100,
+            node=templates.node_of_one_zone,
+        ),
+        Workload(
+            "SchedulingPreferredAffinityWithNSSelector",
+            5000,
+            5000,
+            5000,
+            templates.preferred(*_RED, HOST, team=True),
+            init_namespaces=100,
+        ),
+        Workload(
+            "TopologySpreading",
+            5000,
+            5000,
+            5000,
+            templates.spreading("DoNotSchedule"),
+            init_pod=templates.basic_pod,
+        ),
+        Workload(
+            "PreferredTopologySpreading",
+            5000,
+            5000,
+            5000,
+            templates.spreading("ScheduleAnyway"),
+            init_pod=templates.basic_pod,
+        ),
+        Workload(
+            "DefaultTopologySpreading",
+            5000,
+            5000,
+            10000,
+            templates.of_service,
+            init_pod=templates.basic_pod,
+            objects=((resources.SERVICES, templates.SERVICE),),
+        ),
+        Workload(
+            "Unschedulable",
+            5000,
+            100,
+            10000,
+            templates.basic_pod,
+            objects=_PRIORITY,
+            arrivals=_LIVE,
+            churn=Churn((_TOO_LARGE,), seconds=0.2),
+        ),
+        Workload(
+            "SchedulingWithMixedChurn",
+            5000,
+            0,
+            10000,
+            templates.basic_pod,
+            objects=_PRIORITY,
+            arrivals=_LIVE,
+            churn=_MIXED_CHURN,
         ),
         Workload(
             "PreemptionBasic",
             1000,
             4000,
             1000,
-            high_priority_pod,
-            init_pod=low_priority_pod,
-            objects=((resources.PRIORITYCLASSES, HIGH_PRIORITY),),
-            arrivals=("stream",),
+            templates.high_priority_pod,
+            init_pod=templates.low_priority_pod,
+            objects=_PRIORITY,
+            arrivals=_LIVE,
+        ),
+        Workload(
+            "PreemptionAsync",
+            5000,
+            20000,
+            5000,
+            templates.basic_pod,
+            init_pod=templates.low_priority_pod,
+            objects=_PRIORITY,
+            arrivals=_LIVE,
+            churn=Churn((_PREEMPTOR,), seconds=0.2),
+        ),
+        Workload(
+            "SchedulingDaemonset",
+            15001,
+            0,
+            30000,
+            templates.of_one_node,
+            node=templates.node_after_big,
         ),
     )
 }

@@ -288,9 +288,9 @@ class Bench:
             check=True,
         ).stdout
 
-    def restart_containerd(self, away: float = 0) -> None:
-        """SIGKILL, and start it again after some seconds."""
-        self.machine.stop_containerd(grace=0)
+    def restart_containerd(self, away: float = 0, *, grace: float = 0) -> None:
+        """Stop it, by SIGKILL where it has no `grace`, and start it again after some seconds."""
+        self.machine.stop_containerd(grace=grace)
         time.sleep(away)
         self.machine.start_containerd()
 

@@ -67,17 +67,23 @@ def test_an_agent_that_is_killed_again_and_again(node: bench.Bench, full: bool) 
 
 
 @pytest.mark.timeout(1800)
-def test_a_runtime_that_is_killed_alone_and_with_the_agent(node: bench.Bench, full: bool) -> None:
-    with trials.watched(node, "runtime", seed=2, runtime_killed=True) as trial:
+@pytest.mark.parametrize("grace", [10, 0], ids=["restarted", "killed"])
+def test_a_runtime_that_goes_alone_and_with_the_agent(
+    node: bench.Bench, full: bool, grace: float
+) -> None:
+    # One that is killed again and again forgets containers from one life to the next.
+    turns = 20 if full and grace else 3
+    name = "restarted" if grace else "killed"
+    with trials.watched(node, name, seed=2, runtime_killed=True) as trial:
         trial.begin()
         before = trial.runs()
-        for turn in range(20 if full else 3):
+        for turn in range(turns):
             for _ in range(3):
                 trial.churn.step()
             time.sleep(trial.chance.uniform(0, 1))
             if turn % 2:
                 node.kill_agent()
-            node.restart_containerd(away=trial.chance.choice((0, 2)))
+            node.restart_containerd(away=trial.chance.choice((0, 2)), grace=grace)
             if turn % 2:
                 node.start_agent(wait=False)
             trial.churn.step()

@@ -85,7 +85,20 @@ class Trial:
             assert not failed, f"a Job's pod has failed: {failed}"
             return all(job["status"].get("succeeded") for job in shown)
 
-        bench.eventually(done, seconds=seconds, text="every Job has ended")
+        try:
+            bench.eventually(done, seconds=seconds, text="every Job has ended")
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *self._unfinished()])) from None
+
+    def _unfinished(self) -> Iterator[str]:
+        """The Jobs that haven't ended, each with what became of its pods."""
+        for name in self.churn.jobs:
+            job = self._bench.get("Job", self.namespace, name)
+            if job is None or job["status"].get("succeeded"):
+                continue
+            yield f"Job {name}: {job['status']}"
+            for pod in self._bench.pods(self.namespace, f"job-name={name}"):
+                yield f"  {pod['metadata']['name']}: {_told(pod)}"
 
     def _nobody_saw(self, job: Object) -> bool:
         """Whether a Job failed only because its pod ended while the runtime was away."""
@@ -95,9 +108,16 @@ class Trial:
         ends = [
             container["state"].get("terminated", {}).get("reason")
             for pod in pods
-            for container in pod["status"].get("containerStatuses") or ()
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for container in pod["status"].get(kind) or ()
         ]
-        return "Unknown" in ends and set(ends) <= {"Unknown", "Completed"}
+        return "Unknown" in ends and set(ends) <= {"Unknown", "Completed", None}
+
+
+def _told(pod: Object) -> Object:
+    """A pod's phase and what is told of its containers."""
+    told = ("phase", "reason", "initContainerStatuses", "containerStatuses")
+    return {name: pod["status"][name] for name in told if name in pod["status"]}
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ format: setup ## Format and mend what can be mended
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-bench: setup ## The scheduler against the stock kube-scheduler, on 5,000 nodes and 10,000 pods
+bench: setup ## The scheduler against the stock kube-scheduler (ARGS="--workload all": every workload of scheduler_perf)
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-controllers: setup ## The controllers against the stock kube-controller-manager, with and without its limits

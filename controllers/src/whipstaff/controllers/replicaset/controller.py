@@ -409,7 +409,7 @@ class ReplicaSetController:
             report.done(pod)
 
         _, problem = await slow_start(count, create, self._trust.first(key, namespace))
-        self._trust.learn(key, namespace, failed=problem is not None)
+        self._trust.learn(key, namespace, count, failed=problem is not None)
         if problem is not None:
             raise problem
 

@@ -191,6 +191,8 @@ class Cluster:
         self,
         wrap: Callable[[client.Client], Any] = lambda api: api,
         settings: configuration.Configuration | None = None,
+        kind: Callable[..., app.Scheduler] = app.Scheduler,
+        **more: Any,
     ) -> AsyncIterator[app.Scheduler]:
         """Our scheduler at work in this process. `wrap` may put something before its client."""
         settings = configuration.effective(
@@ -199,7 +201,7 @@ class Cluster:
         connection = config.load(str(self.plane.kubeconfig))
         async with client.Client(connection) as api, client.Client(connection) as side_api:
             profiles = app.build_profiles(settings)
-            scheduler = app.Scheduler(settings, profiles, wrap(api), side_api)
+            scheduler = kind(settings, profiles, wrap(api), side_api, **more)
             running = asyncio.create_task(scheduler.run())
             try:
                 yield scheduler

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import cluster_events, framework, queueing_hints, testing
+from whipstaff.scheduler import cluster_events, framework, pods, queueing_hints, testing
 from whipstaff.scheduler.plugins import nodedeclaredfeatures
 
 Object = dict[str, Any]
@@ -80,10 +80,11 @@ def test_a_new_node_a_new_feature_or_a_change_of_the_pod_helps() -> None:
     wanted = {"NodeDeclaredFeatures": nodedeclaredfeatures.NodeDeclaredFeatures.queueing_hints}
     before = testing.pod("p", containers=[RESTARTS])
     after = testing.pod("p", hostNetwork=True)
+    waiting = pods.PodInfo.from_object(before)
 
     def verdict(event: cluster_events.ClusterEvent, old: Any, new: Any) -> str:
         refused = frozenset({"NodeDeclaredFeatures"})
-        return queueing_hints.verdict(wanted, refused, frozenset(), before, event, old, new)
+        return queueing_hints.verdict(wanted, refused, frozenset(), waiting, event, old, new)
 
     [grown] = cluster_events.node_changes(node("a"), node("a", "X"))
     [labelled] = cluster_events.node_changes(node("a"), testing.node("a", labels={"a": "b"}))[:1]

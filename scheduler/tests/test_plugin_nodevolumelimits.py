@@ -310,7 +310,7 @@ def verdict(resource: str, action: cluster_events.Action, old: Any, new: Any) ->
         {PLUGIN.name: PLUGIN.queueing_hints},
         frozenset({PLUGIN.name}),
         frozenset(),
-        waiting,
+        pods.PodInfo.from_object(waiting),
         cluster_events.event(resource, action),
         old,
         new,

@@ -449,7 +449,7 @@ def helps(resource: str, old: Any, new: Any, **spec: Any) -> bool:
         {PLUGIN.name: PLUGIN.queueing_hints},
         frozenset({PLUGIN.name}),
         frozenset(),
-        testing.pod("p", **spec),
+        testing.pod_info("p", **spec),
         cluster_events.event(resource, action),
         old,
         new,

@@ -7,6 +7,7 @@ import pytest
 from whipstaff.scheduler import (
     cluster_events,
     framework,
+    pods,
     queueing_hints,
     snapshot,
     storage_testing,
@@ -180,7 +181,13 @@ def test_a_waiting_pod_is_tried_again_when_it_may_fit(
     wanted = {PLUGIN.name: PLUGIN.queueing_hints}
 
     found = queueing_hints.verdict(
-        wanted, frozenset({PLUGIN.name}), frozenset(), waiting, happened, old, new
+        wanted,
+        frozenset({PLUGIN.name}),
+        frozenset(),
+        pods.PodInfo.from_object(waiting),
+        happened,
+        old,
+        new,
     )
 
     assert (found != queueing_hints.SKIP) is helps

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from whipstaff.scheduler import (
     cluster_events,
     framework,
+    pods,
     queueing_hints,
     storage_testing,
     testing,
@@ -196,7 +197,7 @@ def verdict(resource: str, action: cluster_events.Action, old: Any, new: Any) ->
         {PLUGIN.name: PLUGIN.queueing_hints},
         frozenset({PLUGIN.name}),
         frozenset(),
-        waiting,
+        pods.PodInfo.from_object(waiting),
         cluster_events.event(resource, action),
         old,
         new,

@@ -92,8 +92,8 @@ class World:
         )
         self.high = self.pod("high", priority=10)
 
-    def activate(self, keys: Iterable[str]) -> None:
-        self.activated.extend(keys)
+    def activate(self, activated: Iterable[pods.PodInfo]) -> None:
+        self.activated.extend(pod.key for pod in activated)
 
     def call_off(self, uid: str, plugin: str) -> bool:
         assert plugin == "DefaultPreemption"

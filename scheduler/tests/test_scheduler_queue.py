@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import cluster_events, pods, queue, queueing_hints
+from whipstaff.scheduler import cluster_events, plugins, pods, queue, queueing_hints
 from whipstaff.scheduler.cluster_events import Action
 
 Object = dict[str, Any]
 
 PROFILE = "whipstaff"
+SHIPPED = {name: plugin() for name, plugin in plugins.BUILT.items()}
 
 
 class Clock:
@@ -70,7 +71,7 @@ def node(
         "metadata": {"name": name, "labels": labels or {}},
         "spec": {"taints": list(taints), "unschedulable": unschedulable},
         "status": {
-            "allocatable": {"cpu": cpu},
+            "allocatable": {"cpu": cpu, "pods": "110"},
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }
@@ -93,8 +94,7 @@ def waiting(clock: Clock) -> queue.SchedulingQueue:
 
 
 def make(clock: Clock, **settings: Any) -> queue.SchedulingQueue:
-    plugins = dict.fromkeys(queueing_hints.SHIPPED)
-    settings.setdefault("interests", {PROFILE: queueing_hints.interests(plugins)})
+    settings.setdefault("interests", {PROFILE: queueing_hints.interests(SHIPPED)})
     return queue.SchedulingQueue(
         now=clock,
         sort_key=lambda queued: (-queued.pod.priority, queued.timestamp),
@@ -325,8 +325,8 @@ def test_only_what_may_help_moves_a_pod(
     new: Object | None,
     helps: bool,
 ) -> None:
-    plugins = dict.fromkeys([*queueing_hints.SHIPPED, "SomeonesOwn"])
-    waiting = make(clock, interests={PROFILE: queueing_hints.interests(plugins)})
+    known = queueing_hints.interests({**SHIPPED, "SomeonesOwn": object()})
+    waiting = make(clock, interests={PROFILE: known})
     waiting.add(pod("web"))
     refuse(waiting, plugin)
     clock.time += 60
@@ -337,10 +337,11 @@ def test_only_what_may_help_moves_a_pod(
 def test_a_deleted_pod_with_host_ports_frees_them(
     waiting: queue.SchedulingQueue, clock: Clock
 ) -> None:
-    waiting.add(pod("web"))
+    waits, gone = raw_pod("web"), assigned("other")
+    for raw in (waits, gone):
+        raw["spec"]["containers"][0]["ports"] = [{"hostPort": 80}]
+    waiting.add(pods.PodInfo.from_object(waits))
     refuse(waiting, "NodePorts")
-    gone = assigned("other")
-    gone["spec"]["containers"][0]["ports"] = [{"hostPort": 80}]
     clock.time += 60
     waiting.move_all(cluster_events.ASSIGNED_POD_DELETE, gone, None)
     assert drain(waiting) == ["web"]
@@ -349,9 +350,9 @@ def test_a_deleted_pod_with_host_ports_frees_them(
 @pytest.mark.parametrize(
     ("plugin", "change", "helps"),
     [
-        ("NodeAffinity", {"labels": {"zone": "a"}}, True),
+        ("NodeAffinity", {"labels": {"zone": "a"}}, False),
         ("TaintToleration", {"labels": {"zone": "a"}}, False),
-        ("TaintToleration", {"taints": [{"key": "x", "effect": "NoSchedule"}]}, True),
+        ("TaintToleration", {"taints": [{"key": "x", "effect": "NoSchedule"}]}, False),
         ("NodeResourcesFit", {"cpu": "8"}, True),
         ("NodeResourcesFit", {"labels": {"zone": "a"}}, False),
         ("NodeUnschedulable", {"unschedulable": True}, False),
@@ -462,7 +463,7 @@ def test_a_plugin_brings_its_own_hints(clock: Clock) -> None:
 def test_activate_moves_a_pod_whatever_it_waits_for(waiting: queue.SchedulingQueue) -> None:
     waiting.add(pod("web"))
     queued = refuse(waiting, "NodeName")
-    waiting.activate(["default/web", "default/unknown"])
+    waiting.activate([pod("web"), pod("unknown")])
     assert queued.place == queue.ACTIVE
 
 
@@ -588,7 +589,7 @@ def test_five_minutes_do_not_open_a_gate(waiting: queue.SchedulingQueue, clock: 
     waiting.add(pod("web", gates=("example.com/quota",)))
     clock.time += 3600
     waiting.flush_unschedulable()
-    waiting.activate(["default/web"])
+    waiting.activate([pod("web")])
     assert waiting.pop() is None
     assert waiting.lengths()["gated"] == 1
 

@@ -5,15 +5,17 @@ resource and an action as fine as "a node's taints changed"; the queue asks the 
 rejected a pod whether such an event may help it.
 
 Answers to `pkg/scheduler/framework/events.go` and to `ClusterEvent` and `ActionType` in
-`k8s.io/kube-scheduler/framework/types.go`. Left out: resources of plugins that don't exist here
-yet (resource claims, pod groups): they are added with their plugins.
+`k8s.io/kube-scheduler/framework/types.go`. What the scheduler itself writes into a waiting pod's
+status is no event here: it would try the pod again for having told why it was refused. Left out:
+resources of plugins that don't exist here yet (resource claims, pod groups).
 """
 
 import dataclasses
 import enum
+from collections.abc import Collection
 from typing import Any
 
-from whipstaff.runtime import quantities
+from whipstaff.scheduler import requests
 
 Object = dict[str, Any]
 
@@ -159,7 +161,10 @@ def _condition_statuses(status: Object) -> dict[str, str]:
 
 
 def pod_changes(old: Object, new: Object) -> list[ClusterEvent]:
-    """What changed from `old` to `new`; the general update where it is nothing with a name."""
+    """What changed from `old` to `new`; the general update where it is nothing with a name.
+
+    Nothing where only what the scheduler itself writes of a waiting pod changed.
+    """
     old_spec, new_spec = old["spec"], new["spec"]
     resource = ASSIGNED_POD if new_spec.get("nodeName") else UNSCHEDULABLE_POD
     changes = []
@@ -172,39 +177,52 @@ def pod_changes(old: Object, new: Object) -> list[ClusterEvent]:
     if len(old_spec.get("tolerations") or ()) != len(new_spec.get("tolerations") or ()):
         # The API lets tolerations be added and nothing else, so their number tells.
         changes.append(Action.UPDATE_POD_TOLERATION)
-    return [_POD_EVENTS[resource, action] for action in changes or [Action.UPDATE]]
+    if not changes and not (resource == UNSCHEDULABLE_POD and _only_we_wrote(old, new)):
+        changes.append(Action.UPDATE)
+    return [_POD_EVENTS[resource, action] for action in changes]
 
 
-def _scaled_down(old: Object, new: Object) -> bool:
-    """Whether `new` holds less of anything than `old` did, in what it asks for or was given.
-
-    Container by container and not by the pod's sum: a pod that shrinks in one container and grows
-    in another may be reported though it freed nothing, which costs a needless attempt and no pod.
-    """
-    before, after = _requests(old), _requests(new)
-    if before == after:
-        return False
-    return any(
-        quantities.parse(text) > quantities.parse(after.get(place, "0"))
-        for place, text in before.items()
+def _only_we_wrote(old: Object, new: Object) -> bool:
+    return (
+        old["spec"] == new["spec"]
+        and _but(old["metadata"], _VERSIONS) == _but(new["metadata"], _VERSIONS)
+        and _others_words(old.get("status") or {}) == _others_words(new.get("status") or {})
     )
 
 
-def _requests(pod: Object) -> dict[tuple[str, str, str], str]:
-    """Every amount that counts on a node, by where it is said: (container, source, resource)."""
+_VERSIONS = ("resourceVersion", "generation", "managedFields")
+
+
+def _but(fields: Object, names: Collection[str]) -> Object:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _others_words(status: Object) -> Object:
+    """The status without the condition PodScheduled and the promised node."""
+    conditions = [
+        condition
+        for condition in status.get("conditions") or ()
+        if condition["type"] != "PodScheduled"
+    ]
+    words = _but(status, ("conditions", "nominatedNodeName", "observedGeneration"))
+    return {**words, "conditions": conditions}
+
+
+def _scaled_down(old: Object, new: Object) -> bool:
+    """Whether `new` holds less of anything than `old` did, what it was given counted as well."""
+    if _amounts_said(old) == _amounts_said(new):
+        return False
+    before, after = (requests.pod_amounts(pod, use_status=True) for pod in (old, new))
+    return any(nanos > after.get(name, -1) for name, nanos in before.items())
+
+
+def _amounts_said(pod: Object) -> list[Any]:
+    """Wherever the pod says what it asks for or was given: equal where nothing changed."""
     spec, status = pod["spec"], pod.get("status") or {}
-    amounts: dict[tuple[str, str, str], str] = {}
-    sources = [("pod", "spec", (spec.get("resources") or {}).get("requests"))]
+    said = [spec.get("resources"), status.get("resources"), status.get("allocatedResources")]
     for field in ("containers", "initContainers"):
-        for container in spec.get(field) or ():
-            requests = (container.get("resources") or {}).get("requests")
-            sources.append((container["name"], "spec", requests))
+        said += [container.get("resources") for container in spec.get(field) or ()]
     for field in ("containerStatuses", "initContainerStatuses"):
         for container in status.get(field) or ():
-            sources.append((container["name"], "allocated", container.get("allocatedResources")))
-            requests = (container.get("resources") or {}).get("requests")
-            sources.append((container["name"], "actuated", requests))
-    for name, source, requests in sources:
-        for resource, text in (requests or {}).items():
-            amounts[name, source, resource] = text
-    return amounts
+            said += [container.get("allocatedResources"), container.get("resources")]
+    return said

@@ -148,14 +148,14 @@ class Cycle:
             if queued is None:
                 self._ready.clear()
                 return
-            binding = self._schedule(queued)
+            binding = self.schedule(queued)
             if binding is not None:
                 bindings.start(binding)
             if self._now() >= end:
                 return
 
-    def _schedule(self, queued: queue.QueuedPod) -> binder.Binding | None:
-        """One attempt; the binding to start, or None when the pod got no node."""
+    def schedule(self, queued: queue.QueuedPod) -> binder.Binding | None:
+        """One attempt at a popped pod; the binding to start, or None when it got no node."""
         started = self._now()
         pod = queued.pod
         chosen_profile = self._profiles.get(pod.scheduler_name)
@@ -185,7 +185,7 @@ class Cycle:
                 bindings.start(binding)
 
     async def _consult(self, queued: queue.QueuedPod) -> binder.Binding | None:
-        """As `_schedule`, with extenders."""
+        """As `schedule`, with extenders."""
         assert self._consultation is not None
         started = self._now()
         chosen_profile = self._profiles[queued.profile]

@@ -52,8 +52,8 @@ class _Preemption:
 class Evictor:
     """Carries preemptions out.
 
-    `latest` gives the pod of a key as the watch last showed it; `activate` has the pods of some
-    keys tried again at once; `call_off` has the pod of a uid give up its way to a node, for the
+    `latest` gives the pod of a key as the watch last showed it; `activate` has some pods tried
+    again at once; `call_off` has the pod of a uid give up its way to a node, for the
     plugin of a name, and says whether it does; `clock` is any, in seconds, `now` in seconds since
     the epoch.
     """
@@ -66,7 +66,7 @@ class Evictor:
         promises: nominator.Nominator,
         conditions: pod_conditions.ConditionWriter,
         recorders: Mapping[str, events.Recorder],
-        activate: Callable[[Iterable[str]], None],
+        activate: Callable[[Iterable[pods.PodInfo]], None],
         call_off: Callable[[str, str], bool],
         measured: metrics.Metrics,
         clock: Callable[[], float],
@@ -147,7 +147,7 @@ class Evictor:
         self._measured.preemption_duration.observe(self._clock() - started, result)
         if not worked or not any(self._is_counted(victim) for victim in preemption.victims):
             # Nothing will be seen to go any more that could have it tried again.
-            self._activate([preemptor.key])
+            self._activate([preemptor])
 
     def _is_counted(self, pod: pods.PodInfo) -> bool:
         """Whether the watch still has to show that the pod is gone."""

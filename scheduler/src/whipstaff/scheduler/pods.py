@@ -97,7 +97,7 @@ class PodInfo:
             created=datetime.datetime.fromisoformat(created).timestamp() if created else 0.0,
             is_terminating=metadata.get("deletionTimestamp") is not None,
             requests=requests.of_pod(raw),
-            host_ports=_host_ports(spec),
+            host_ports=host_ports(spec),
             node_selector=spec.get("nodeSelector"),
             affinity=spec.get("affinity") or {},
             tolerations=spec.get("tolerations") or (),
@@ -167,7 +167,7 @@ class PodInfo:
         return self._class_key
 
 
-def _host_ports(spec: Mapping[str, Any]) -> tuple[HostPort, ...]:
+def host_ports(spec: Mapping[str, Any]) -> tuple[HostPort, ...]:
     """The node's ports that the pod takes all its life. Source: `util.GetHostPorts`."""
     return tuple(
         HostPort(

@@ -118,6 +118,12 @@ class _Heap:
             self._entries = [entry for entry in self._entries if entry[2].heap_entry is entry]
             heapq.heapify(self._entries)
 
+    def sort(self, pod: QueuedPod) -> None:
+        """Moves a pod that is in it already, if its key has changed."""
+        if pod.heap_entry is not None and pod.heap_entry[0] != self._sort_key(pod):
+            self.discard(pod)
+            self.push(pod)
+
     def peek(self) -> QueuedPod | None:
         while self._entries:
             entry = self._entries[0]
@@ -222,10 +228,17 @@ class SchedulingQueue:
         else:
             queued.pod = new
             self.promises.update(old, new)
-            if queued.place == UNSCHEDULABLE:
-                for change in cluster_events.pod_changes(old, new.raw):
-                    if self._move(queued, _Event(change, old, new.raw)):
-                        break
+            self._updated(queued, old)
+
+    def _updated(self, queued: QueuedPod, old: Object) -> None:
+        """Puts a pod that has changed where it belongs by now."""
+        if queued.place == UNSCHEDULABLE:
+            for change in cluster_events.pod_changes(old, queued.pod.raw):
+                verdict = self._verdict(queued, _Event(change, old, queued.pod.raw))
+                if self._follow(queued, verdict, change.label):
+                    break
+        else:
+            self._heap_of(queued).sort(queued)
 
     def delete(self, key: str) -> None:
         """A pod no longer waits: it is gone, or bound."""
@@ -330,13 +343,19 @@ class SchedulingQueue:
         if self._in_flight:
             self._remember(happened)
 
-    def activate(self, keys: Iterable[str]) -> None:
-        """Moves these pods to the active queue, whatever they wait for."""
-        for key in keys:
-            queued = self._pods.get(key)
-            if queued is not None and queued.place != ACTIVE:
+    def activate(self, activated: Iterable[pods.PodInfo]) -> None:
+        """Moves these pods to the active queue, whatever they wait for.
+
+        One that is in flight is tried again after its backoff if it gets no node now.
+        """
+        for pod in activated:
+            queued = self._pods.get(pod.key)
+            if queued is not None and queued.place in (UNSCHEDULABLE, BACKOFF):
+                was_gated = queued.place == UNSCHEDULABLE
                 self._take_out(queued)
-                self._to_active(queued, cluster_events.FORCE_ACTIVATE.label)
+                self._to_active(queued, cluster_events.FORCE_ACTIVATE.label, gate=was_gated)
+            elif pod.uid in self._in_flight:
+                self._remember(_Event(cluster_events.FORCE_ACTIVATE, None, pod.raw))
 
     def flush_backoff(self) -> None:
         """Moves the pods whose backoff is over to the active queue. Wanted once a second."""
@@ -383,21 +402,28 @@ class SchedulingQueue:
             for interest in interests.get(queued.gated_by, ())
         ):
             return False
-        verdict = self._verdict(queued, happened)
+        return self._follow(queued, self._verdict(queued, happened), happened.event.label)
+
+    def _follow(self, queued: QueuedPod, verdict: str, label: str) -> bool:
+        """Moves `queued` out of unschedulable as `verdict` says; whether it did."""
         if verdict == queueing_hints.SKIP:
             return False
-        label = happened.event.label
         self._requeue(queued, label, immediately=verdict == queueing_hints.IMMEDIATELY)
         return queued.place != UNSCHEDULABLE
 
     def _verdict(self, queued: QueuedPod, happened: _Event) -> str:
-        if happened.event.is_wildcard or not queued.rejectors:
+        if not queued.rejectors:
+            return queueing_hints.AFTER_BACKOFF
+        if happened.event.is_wildcard:
+            # With a pod it is for that pod alone.
+            if happened.new is not None and happened.new["metadata"]["uid"] != queued.uid:
+                return queueing_hints.SKIP
             return queueing_hints.AFTER_BACKOFF
         return queueing_hints.verdict(
             self._interests.get(queued.profile, {}),
             queued.rejected_by,
             queued.pending_on,
-            queued.pod.raw,
+            queued.pod,
             happened.event,
             happened.old,
             happened.new,
@@ -426,11 +452,15 @@ class SchedulingQueue:
             return
         self._take_out(queued)
         self._put(queued, BACKOFF, event)
-        if queued.rejectors:
-            self._backoff.push(queued)
+        heap = self._heap_of(queued)
+        heap.push(queued)
+        if heap is self._backoff:
             self._wake()
-        else:
-            self._error_backoff.push(queued)
+
+    def _heap_of(self, queued: QueuedPod) -> _Heap:
+        if queued.place == ACTIVE:
+            return self._active
+        return self._backoff if queued.rejectors else self._error_backoff
 
     def _to_unschedulable(self, queued: QueuedPod, event: str) -> None:
         if queued.place != UNSCHEDULABLE:
@@ -454,10 +484,8 @@ class SchedulingQueue:
         self.incoming[place, event] += 1
 
     def _take_out(self, queued: QueuedPod) -> None:
-        if queued.place == ACTIVE:
-            self._active.discard(queued)
-        elif queued.place == BACKOFF:
-            (self._backoff if queued.rejectors else self._error_backoff).discard(queued)
+        if queued.place in (ACTIVE, BACKOFF):
+            self._heap_of(queued).discard(queued)
         elif queued.place == UNSCHEDULABLE:
             del self._unschedulable[queued.key]
         else:

@@ -15,6 +15,8 @@ class Unsupported(framework.Plugin):
     """Rejects what needs plugins that aren't built yet."""
 
     name = "Unsupported"
+    queueing_hints: tuple[()] = ()
+    """What is missing here is missing until the scheduler is another one."""
 
     def pre_filter(
         self,

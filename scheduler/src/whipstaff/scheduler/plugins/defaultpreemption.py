@@ -17,7 +17,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from whipstaff.runtime import objects
-from whipstaff.scheduler import disruption, framework, pods, preemption, reasons, snapshot
+from whipstaff.scheduler import (
+    disruption,
+    framework,
+    pods,
+    preemption,
+    queueing_hints,
+    reasons,
+    snapshot,
+)
+from whipstaff.scheduler.cluster_events import POD, Action
 
 if TYPE_CHECKING:
     from whipstaff.scheduler import diagnosis, trial
@@ -34,6 +43,14 @@ PREEMPTION_BY_SCHEDULER = "PreemptionByScheduler"
 _UNRESOLVABLE = framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE
 
 _parse_time = functools.lru_cache(1 << 16)(objects.parse_time)
+
+
+def _never(_: object, __: object, ___: object) -> bool:
+    """Whether a pod fits once those are gone that are evicted for it, the others are to say.
+
+    The event is named for the queue alone, which asks `pre_enqueue` again then.
+    """
+    return False
 
 
 class _Nowhere:
@@ -62,6 +79,7 @@ class DefaultPreemption(framework.Plugin):
     """Evicts pods of a lower priority where that helps."""
 
     name = "DefaultPreemption"
+    queueing_hints = (queueing_hints.on(POD, Action.DELETE, _never),)
 
     def __init__(
         self, min_candidate_nodes_percentage: int = 10, min_candidate_nodes_absolute: int = 100

@@ -333,7 +333,7 @@ def _after_pod(pod: Object, old: Object | None, new: Object | None) -> bool:
     """
     if old is not None and new is not None and queueing_hints.of_itself(pod, old, new):
         return True
-    if not all(_is_placed(each) for each in (old, new) if each is not None):
+    if not all(queueing_hints.held_a_node(each) for each in (old, new) if each is not None):
         return False
     terms = _terms(pod)
     if (
@@ -373,11 +373,6 @@ def _after_node(pod: Object, old: Object | None, new: Object | None) -> bool:
 
 def _moved(term: affinityterms.Term, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
     return before.get(term.key) != after.get(term.key)
-
-
-def _is_placed(pod: Object) -> bool:
-    nominated = (pod.get("status") or {}).get("nominatedNodeName")
-    return bool(pod["spec"].get("nodeName") or nominated)
 
 
 def _labels(obj: Object) -> Mapping[str, str]:

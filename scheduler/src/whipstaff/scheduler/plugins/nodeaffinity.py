@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from whipstaff.runtime import selectors
-from whipstaff.scheduler import framework, pods, snapshot
+from whipstaff.scheduler import framework, pods, queueing_hints, snapshot
+from whipstaff.scheduler.cluster_events import NODE, Action
+
+Object = dict[str, Any]
 
 REASON_POD = "node(s) didn't match Pod's node affinity/selector"
 REASON_ENFORCED = "node(s) didn't match scheduler-enforced node affinity"
@@ -59,6 +62,9 @@ class NodeAffinity(framework.Plugin):
                 raise ValueError(f"addedAffinity.{_REQUIRED}: {'; '.join(self._added.errors)}")
         if added.get(_PREFERRED):
             self._added_preferred = _preferred(added[_PREFERRED])
+        self.queueing_hints = (
+            queueing_hints.on_info(NODE, Action.ADD | Action.UPDATE_NODE_LABEL, self._after_node),
+        )
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> "NodeAffinity":
@@ -152,6 +158,26 @@ class NodeAffinity(framework.Plugin):
     ) -> framework.Int64s:
         """The more, the better."""
         return framework.default_normalize(scores, reverse=False)
+
+    def _after_node(self, pod: pods.PodInfo, old: Object | None, new: Object | None) -> bool:
+        """Whether a node came that the pod asks for, or one has changed to be so.
+
+        Source: `isSchedulableAfterNodeChange`, which doesn't look at whether it is `addedAffinity`
+        that the node didn't match before.
+        """
+        if new is None:
+            return False
+        required = _read_required(pod)
+        return self._takes(new, required) and not (old is not None and self._takes(old, required))
+
+    def _takes(self, node: Object, required: _Required) -> bool:
+        labels = node["metadata"].get("labels") or {}
+        fields = {_NODE_NAME: node["metadata"]["name"]}
+        return (
+            (self._added is None or self._added.matches(labels, fields))
+            and all(requirement.matches(labels) for requirement in required.labels)
+            and (required.selector is None or required.selector.matches(labels, fields))
+        )
 
     def _preferred_of(self, pod: pods.PodInfo) -> tuple[_Preferred, ...]:
         try:

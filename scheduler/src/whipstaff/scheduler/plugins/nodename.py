@@ -7,7 +7,8 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from whipstaff.scheduler import framework, pods, snapshot
+from whipstaff.scheduler import framework, pods, queueing_hints, snapshot
+from whipstaff.scheduler.cluster_events import NODE, Action
 
 REASON = "node(s) didn't match the requested node name"
 
@@ -17,6 +18,7 @@ class NodeName(framework.Plugin):
 
     name = "NodeName"
     filter_reads = framework.Reads.NODE
+    queueing_hints = (queueing_hints.on(NODE, Action.ADD),)
 
     def sign(self, pod: pods.PodInfo) -> Hashable:  # noqa: ARG002
         """Reads the node name, which the class key holds."""

@@ -5,12 +5,26 @@ Answers to `pkg/scheduler/framework/plugins/nodeports/node_ports.go` and to `Hos
 """
 
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 
-from whipstaff.scheduler import framework, pods, snapshot
+from whipstaff.scheduler import framework, pods, queueing_hints, snapshot
+from whipstaff.scheduler.cluster_events import NODE, POD, Action
 
 REASON = "node(s) didn't have free ports for the requested pod ports"
+
+Object = dict[str, Any]
+
+_ports_of = queueing_hints.remembering(lambda raw: pods.host_ports(raw["spec"]))
+
+
+def _after_pod_deleted(pod: pods.PodInfo, old: Object | None, _: Object | None) -> bool:
+    """Whether the pod that is gone held a port that this one wants."""
+    if old is None or not queueing_hints.held_a_node(old):
+        return False
+    held = _ports_of(old)
+    return any(conflict(wanted, one) for wanted in pod.host_ports for one in held)
 
 
 class NodePorts(framework.Plugin):
@@ -18,6 +32,10 @@ class NodePorts(framework.Plugin):
 
     name = "NodePorts"
     filter_reads = framework.Reads.PODS
+    queueing_hints = (
+        queueing_hints.on_info(POD, Action.DELETE, _after_pod_deleted),
+        queueing_hints.on(NODE, Action.ADD),
+    )
 
     def sign(self, pod: pods.PodInfo) -> Hashable:  # noqa: ARG002
         """Reads the host ports, which the class key holds."""

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from whipstaff.scheduler import framework, pods, requests, snapshot
+from whipstaff.scheduler import framework, pods, queueing_hints, requests, snapshot
+from whipstaff.scheduler.cluster_events import NODE, POD, Action
 from whipstaff.scheduler.plugins import resourceallocation
+
+Object = dict[str, Any]
 
 TOO_MANY_PODS = "Too many pods"
 LEAST_ALLOCATED = "LeastAllocated"
@@ -43,6 +46,14 @@ class _Reasons(Sequence[tuple[str, ...]]):
 
     def __hash__(self) -> int:
         return hash(self._reasons)
+
+
+_room_of = queueing_hints.remembering(
+    lambda node: requests.allocatable((node.get("status") or {}).get("allocatable"))
+)
+_held_by = queueing_hints.remembering(
+    lambda pod: requests.counted(requests.pod_amounts(pod, use_status=True))
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +98,14 @@ class NodeResourcesFit(framework.Plugin):
                 self._ratio_scores = ratio_scores(self._strategy.shape)
             case unknown:
                 raise ValueError(f"scoringStrategy.type: {unknown!r} is not a scoring strategy")
+        self.queueing_hints = (
+            queueing_hints.on_info(
+                POD, Action.DELETE | Action.UPDATE_POD_SCALE_DOWN, self._after_pod
+            ),
+            queueing_hints.on_info(
+                NODE, Action.ADD | Action.UPDATE_NODE_ALLOCATABLE, self._after_node
+            ),
+        )
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> "NodeResourcesFit":
@@ -141,6 +160,41 @@ class NodeResourcesFit(framework.Plugin):
         codes = np.where(bits != 0, np.int8(framework.Code.UNSCHEDULABLE), np.int8(0))
         codes[hopeless] = framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE
         return framework.Verdict(codes, bits, _Reasons(tuple(reasons)))
+
+    def _after_pod(self, pod: pods.PodInfo, old: Object | None, new: Object | None) -> bool:
+        """Whether a pod went that had a node, or what the pod asks for became less somewhere.
+
+        Source: `isSchedulableAfterPodEvent`.
+        """
+        if new is None:
+            return queueing_hints.held_a_node(old)
+        if queueing_hints.of_itself(pod.raw, old, new):
+            return True
+        if old is None or not new["spec"].get("nodeName"):
+            return False
+        before, after = _held_by(old), _held_by(new)
+        return any(
+            before.amount(name) > after.amount(name)
+            for name, _ in self._demands(pod.requests.asked)
+        )
+
+    def _after_node(self, pod: pods.PodInfo, old: Object | None, new: Object | None) -> bool:
+        """Whether a node came with room for the pod, or one that has it got more of something.
+
+        Source: `isSchedulableAfterNodeChange`: room is what the node has without its pods.
+        """
+        if new is None:
+            return False
+        room, allowed = _room_of(new)
+        demands = list(self._demands(pod.requests.asked))
+        if not allowed or any(room.amount(name) < amount for name, amount in demands):
+            return False
+        if old is None:
+            return True
+        before, allowed_before = _room_of(old)
+        return allowed > allowed_before or any(
+            room.amount(name) > before.amount(name) for name, _ in demands
+        )
 
     def _demands(self, asked: requests.Requests) -> Iterator[tuple[str, int]]:
         """What the pod asks for that is to be checked, in the order of the reasons."""

@@ -11,9 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from whipstaff.runtime import selectors
-from whipstaff.scheduler import framework, interning, pods, snapshot
+from whipstaff.scheduler import framework, interning, pods, queueing_hints, snapshot
+from whipstaff.scheduler.cluster_events import NODE, POD, Action
+
+Object = dict[str, Any]
 
 REASON = "node(s) had untolerated taint(s)"
+
+
+def _after_node(pod: pods.PodInfo, old: Object | None, new: Object | None) -> bool:
+    """Whether a node came that the pod tolerates, or one has changed to be so."""
+    if new is None or not _is_tolerated(new, pod):
+        return False
+    return old is None or not _is_tolerated(old, pod)
+
+
+def _is_tolerated(node: Object, pod: pods.PodInfo) -> bool:
+    taints = (node.get("spec") or {}).get("taints") or ()
+    return selectors.untolerated_taint(taints, pod.tolerations) is None
 
 
 class TaintToleration(framework.Plugin):
@@ -22,6 +37,10 @@ class TaintToleration(framework.Plugin):
     name = "TaintToleration"
     filter_reads = framework.Reads.NODE
     score_reads = framework.Reads.NODE
+    queueing_hints = (
+        queueing_hints.on_info(NODE, Action.ADD | Action.UPDATE_NODE_TAINT, _after_node),
+        queueing_hints.on(POD, Action.UPDATE_POD_TOLERATION, queueing_hints.of_itself),
+    )
 
     def sign(self, pod: pods.PodInfo) -> Hashable:  # noqa: ARG002
         """Reads the tolerations, which the class key holds."""

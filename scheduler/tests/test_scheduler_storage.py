@@ -7,7 +7,6 @@ import pytest
 from whipstaff.scheduler import (
     cluster_events,
     pruning,
-    queue,
     storage,
     storage_objects,
     storage_state,
@@ -136,9 +135,12 @@ def test_what_can_not_be_read_is_left_out_and_harms_nobody() -> None:
 
 
 def test_without_plugins_for_volumes_nothing_is_watched() -> None:
-    known: Any = storage.Storage()
-    waiting: Any = queue.SchedulingQueue(now=lambda: 0.0, sort_key=id)
-    assert storage_state.informers(None, known, waiting, ["NodeName"]) == []  # type: ignore[arg-type]
+    assert not storage_state.is_needed(["NodeName"], extenders=False)
+    assert storage_state.is_needed(["NodeName", "VolumeZone"], extenders=False)
+
+
+def test_with_extenders_everything_is_watched_for_they_may_look_at_anything() -> None:
+    assert storage_state.is_needed(["NodeName"], extenders=True)
 
 
 def test_pruning_leaves_what_is_read() -> None:

@@ -33,7 +33,24 @@ KINDS = {
 }
 
 
-class Driven(app.Scheduler):
+class Open(app.Scheduler):
+    """A scheduler that shows what waits in its queue."""
+
+    def waiting_pods(self) -> list[tuple[str, queue.QueuedPod]]:
+        """The pods in the queue, each with its place."""
+        found = [self._waiting.get(objects.key(pod)) for pod in self._pods.list()]
+        return [(queued.place, queued) for queued in found if queued is not None]
+
+    def attempts(self) -> dict[str, int]:
+        """How often each of the pods in the queue was tried."""
+        return {queued.pod.name: queued.attempts for _, queued in self.waiting_pods()}
+
+    def informer(self, resource: resources.Resource) -> informer.Informer:
+        """The one that watches `resource`."""
+        return next(each for each in self._watched() if each.resource == resource)
+
+
+class Driven(Open):
     """A scheduler that tries pods when `attempt` is called."""
 
     async def _lead(self) -> None:
@@ -46,15 +63,6 @@ class Driven(app.Scheduler):
         finally:
             await self._drain()
 
-    @property
-    def waiting(self) -> queue.SchedulingQueue:
-        return self._waiting
-
-    def waiting_pods(self) -> list[tuple[str, queue.QueuedPod]]:
-        """The pods in the queue, each with its place."""
-        found = [self._waiting.get(key) for key in map(objects.key, self._pods.list())]
-        return [(queued.place, queued) for queued in found if queued is not None]
-
     def attempt(self) -> list[str]:
         """Tries whatever is to be tried now; the names of the pods."""
         tried = []
@@ -64,10 +72,6 @@ class Driven(app.Scheduler):
             if binding is not None:
                 self._bindings.start(binding)
         return tried
-
-    def informer(self, resource: resources.Resource) -> informer.Informer:
-        """The one that watches `resource`."""
-        return next(each for each in self._watched() if each.resource == resource)
 
     async def told(self) -> None:
         """Once the pods' conditions say why they were refused."""
@@ -126,7 +130,7 @@ class Stage:
                 namespace = self._where(resource)
                 key = f"{namespace}/{name}" if namespace else name
                 await self._remove(resource, name, namespace)
-                await _until(lambda: known.get(key) is None, f"{key} is gone")
+                await until(lambda: known.get(key) is None, f"{key} is gone")
 
     async def _seen(self, scheduler: Driven, resource: resources.Resource, obj: Object) -> None:
         known = scheduler.informer(resource)
@@ -136,7 +140,7 @@ class Stage:
             seen = known.get(objects.key(obj))
             return seen is not None and int(objects.resource_version(seen)) >= wanted
 
-        await _until(is_seen, f"{objects.key(obj)} is seen")
+        await until(is_seen, f"{objects.key(obj)} is seen")
 
     async def _remove(self, resource: resources.Resource, name: str, namespace: str | None) -> None:
         grace = 0 if resource is resources.PODS else None
@@ -149,7 +153,8 @@ class Stage:
             await self._remove(resource, name, namespace)
 
 
-async def _until(holds: Callable[[], bool], what: str) -> None:
+async def until(holds: Callable[[], bool], what: str) -> None:
+    """Waits until something holds that only this process has to do with."""
     end = time.monotonic() + WAIT
     while not holds():
         assert time.monotonic() < end, f"not within {WAIT:g} s: {what}"

@@ -38,6 +38,7 @@ from whipstaff.scheduler import (
     cluster_state,
     configuration,
     consultation,
+    custom_resources,
     cycle,
     decision,
     decisions,
@@ -115,9 +116,8 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
 
 def storage_access(settings: configuration.Configuration) -> list[preflight.Access]:
     """The rights that plugins for volumes need, where there are such plugins."""
-    if storage_state.PLUGINS.isdisjoint(
-        name for wanted in settings.profiles for name in wanted.names()
-    ):
+    names = (name for wanted in settings.profiles for name in wanted.names())
+    if not storage_state.is_needed(names, extenders=bool(settings.extenders)):
         return []
     written = (resources.PERSISTENTVOLUMES, resources.PERSISTENTVOLUMECLAIMS)
     return [
@@ -147,12 +147,19 @@ def build_profiles(settings: configuration.Configuration) -> dict[str, profile.P
                 expansion.weights,
                 _leaving(ignored, wanted.arguments),
             )
+            custom_resources.named(built[wanted.scheduler_name].plugins)
         except (LookupError, ValueError) as error:
             text = error.args[0] if error.args else error
             raise errors.ConfigurationError(f"{where}: {text}") from error
         if not expansion.points["bind"]:
             raise errors.ConfigurationError(f"{where}: a bind plugin is needed (DefaultBinder)")
     return built
+
+
+def _custom_resources(profiles: Mapping[str, profile.Profile]) -> list[resources.Resource]:
+    """The custom resources whose changes plugins want to hear of."""
+    found = (each for built in profiles.values() for each in custom_resources.named(built.plugins))
+    return list(dict.fromkeys(found))
 
 
 def _leaving(ignored: Sequence[str], arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -244,13 +251,13 @@ class Scheduler:
         self._others = [
             *workloads.informers(api, self._cluster.workloads),
             *namespaces.informers(api, self._cluster.namespaces),
-            *storage_state.informers(
-                api,
-                self._cluster.storage,
-                self._waiting,
-                [name for built in profiles.values() for name in built.plugins],
-            ),
+            *custom_resources.informers(api, _custom_resources(profiles), self._waiting),
         ]
+        if storage_state.is_needed(
+            (name for built in profiles.values() for name in built.plugins),
+            extenders=bool(settings.extenders),
+        ):
+            self._others += storage_state.informers(api, self._cluster.storage, self._waiting)
         self._recorders = {
             name: events.Recorder(
                 side_api,
@@ -472,7 +479,8 @@ async def run(
         client.Client(connection, user_agent=USER_AGENT, qps=limits.qps, burst=limits.burst) as api,
         client.Client(connection, user_agent=USER_AGENT) as side_api,
     ):
-        await preflight.check(side_api, access(settings))
+        custom = custom_resources.access(_custom_resources(profiles))
+        await preflight.check(side_api, [*access(settings), *custom])
         if missing := missing_plugins(settings):
             _log.info("plugins that are not built yet", plugins=", ".join(missing))
         scheduler = Scheduler(settings, profiles, api, side_api, synced=_settle_memory)

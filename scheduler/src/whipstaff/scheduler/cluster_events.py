@@ -31,6 +31,21 @@ CSI_DRIVER = "storage.k8s.io/CSIDriver"
 CSI_STORAGE_CAPACITY = "storage.k8s.io/CSIStorageCapacity"
 VOLUME_ATTACHMENT = "storage.k8s.io/VolumeAttachment"
 WILDCARD = "*"
+RESOURCES = frozenset(
+    (
+        NODE,
+        POD,
+        PERSISTENT_VOLUME,
+        PERSISTENT_VOLUME_CLAIM,
+        STORAGE_CLASS,
+        CSI_NODE,
+        CSI_DRIVER,
+        CSI_STORAGE_CAPACITY,
+        VOLUME_ATTACHMENT,
+        WILDCARD,
+    )
+)
+"""What a plugin can ask for by these names; any other is a custom resource."""
 
 
 class Action(enum.IntFlag):

@@ -1,7 +1,7 @@
 """Keeps the picture of storage true to what the API server says, and tells the queue of changes.
 
 Its loops are those of the informers made here, one for each of seven resources. They are watched
-only if a profile has a plugin that looks at storage, and of each object only what such a plugin
+only if somebody may look at storage, and of each object only what such a plugin
 reads is kept: in a cluster without volumes they cost a quiet connection each.
 
 Answers to the part of `pkg/scheduler/eventhandlers.go` that is about storage.
@@ -129,18 +129,20 @@ class Handler:
         return True
 
 
+def is_needed(plugins: Iterable[str], *, extenders: bool) -> bool:
+    """Whether anybody wants to know of storage: a plugin of these names, or an extender.
+
+    An extender may look at anything, so a pod that it refused is tried again when anything changes.
+    """
+    return extenders or not PLUGINS.isdisjoint(plugins)
+
+
 def informers(
     api: client.Client,
     known: storage.Storage,
     waiting: queue.SchedulingQueue,
-    plugins: Iterable[str],
 ) -> list[informer.Informer]:
-    """The informers that keep `known` up to date, not started; none if no plugin asks for them.
-
-    `plugins` are the names of all profiles' plugins.
-    """
-    if PLUGINS.isdisjoint(plugins):
-        return []
+    """The informers that keep `known` up to date, not started."""
     made = []
     for kind in _KINDS:
         watched = informer.Informer(api, kind.resource, transform=kind.prune)

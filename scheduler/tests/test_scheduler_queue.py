@@ -467,6 +467,65 @@ def test_activate_moves_a_pod_whatever_it_waits_for(waiting: queue.SchedulingQue
     assert queued.place == queue.ACTIVE
 
 
+def test_a_pod_that_is_activated_during_its_attempt_is_tried_again(
+    waiting: queue.SchedulingQueue, clock: Clock
+) -> None:
+    for name in ("web", "other"):
+        waiting.add(pod(name))
+    attempts = [waiting.pop(), waiting.pop()]
+    waiting.activate([pod("web")])
+    for queued in attempts:
+        assert queued is not None
+        queued.rejected_by = frozenset({"NodeName"})
+        waiting.add_unschedulable(queued)
+    clock.time += 60
+    assert drain(waiting) == ["web"]
+
+
+def test_what_happens_during_a_backoff_neither_shortens_nor_prolongs_it(
+    waiting: queue.SchedulingQueue, clock: Clock
+) -> None:
+    waiting.add(pod("web"))
+    queued = refuse(waiting, "NodeResourcesFit")
+    waiting.move_all(cluster_events.NODE_ADD, None, node())
+    ends = queued.backoff_ends
+    waiting.move_all(cluster_events.NODE_ADD, None, node("node-2"))
+    assert (queued.place, queued.backoff_ends) == (queue.BACKOFF, ends)
+    waiting.flush_backoff()
+    assert queued.place == queue.BACKOFF
+    clock.time += 2
+    waiting.flush_backoff()
+    assert queued.place == queue.ACTIVE
+
+
+def test_a_pod_that_changes_takes_its_new_place_in_the_order(clock: Clock) -> None:
+    waiting = queue.SchedulingQueue(now=clock, sort_key=lambda each: each.pod.labels["rank"])
+    for name, rank in (("first", "1"), ("second", "2")):
+        waiting.add(pod(name, labels={"rank": rank}))
+    waiting.update(raw_pod("first", labels={"rank": "1"}), pod("first", labels={"rank": "3"}))
+    assert drain(waiting) == ["second", "first"]
+
+
+def test_a_gate_is_asked_again_when_any_plugin_that_refused_the_pod_says_so(clock: Clock) -> None:
+    closed = {"Quota"}
+    waiting = queue.SchedulingQueue(
+        now=clock,
+        sort_key=lambda each: each.timestamp,
+        gate=lambda _: next(iter(closed), ""),
+        interests={PROFILE: queueing_hints.interests(SHIPPED)},
+    )
+    closed.clear()
+    waiting.add(pod("web", cpu="4"))
+    queued = refuse(waiting, "NodeResourcesFit")
+    closed.add("Quota")
+    waiting.activate([queued.pod])
+    assert waiting.lengths()["gated"] == 1
+    closed.clear()
+    clock.time += 60
+    waiting.update(raw_pod("web", cpu="4"), pod("web", cpu="2"))
+    assert drain(waiting) == ["web"]
+
+
 def test_a_move_can_be_for_those_up_to_a_priority(waiting: queue.SchedulingQueue) -> None:
     for name, priority in (("low", 1), ("high", 2)):
         waiting.add(pod(name, priority=priority))

@@ -165,8 +165,9 @@ async def test_a_refusal_is_written_once_and_not_again_and_again(cluster: Any) -
         await cluster.api.delete(resources.PODS, "other", cluster.namespace)
         await asyncio.sleep(1.5)
         assert objects.resource_version(await cluster.get("big")) == version
-        await cluster.node("node-b", cpu="1")
-        await cluster.refused("big", unfit("2 Insufficient cpu", nodes=2, nobody=0, hopeless=2))
+        await cluster.node("node-b", taints=[{"key": "gpu", "effect": "NoSchedule"}])
+        reasons = "1 Insufficient cpu, 1 node(s) had untolerated taint(s)"
+        await cluster.refused("big", unfit(reasons, nodes=2, nobody=0, hopeless=2))
     again = await cluster.refused("big")
     assert again["lastTransitionTime"] == first["lastTransitionTime"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import cluster_events, pods, queueing_hints, testing
+from whipstaff.scheduler import cluster_events, pods, testing
 from whipstaff.scheduler.plugins import (
     BUILT,
     nodeaffinity,
@@ -38,16 +38,7 @@ def helps(
     new: Object | None,
 ) -> bool:
     """Whether the plugin has the pod, which it refused, tried again."""
-    verdict = queueing_hints.verdict(
-        queueing_hints.interests({plugin.name: plugin}),
-        frozenset({plugin.name}),
-        frozenset(),
-        pods.PodInfo.from_object(waiting),
-        event,
-        old,
-        new,
-    )
-    return verdict != queueing_hints.SKIP
+    return testing.may_help(plugin, pods.PodInfo.from_object(waiting), event, old, new)
 
 
 def changes_help(plugin: Any, waiting: Object, old: Object, new: Object) -> bool:

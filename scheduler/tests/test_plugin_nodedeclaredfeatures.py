@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from whipstaff.scheduler import cluster_events, framework, pods, queueing_hints, testing
+from whipstaff.scheduler import cluster_events, framework, pods, testing
 from whipstaff.scheduler.plugins import nodedeclaredfeatures
 
 Object = dict[str, Any]
@@ -77,22 +77,21 @@ def test_pods_look_alike_if_they_need_the_same_features() -> None:
 
 
 def test_a_new_node_a_new_feature_or_a_change_of_the_pod_helps() -> None:
-    wanted = {"NodeDeclaredFeatures": nodedeclaredfeatures.NodeDeclaredFeatures.queueing_hints}
+    plugin = nodedeclaredfeatures.NodeDeclaredFeatures()
     before = testing.pod("p", containers=[RESTARTS])
     after = testing.pod("p", hostNetwork=True)
     waiting = pods.PodInfo.from_object(before)
 
-    def verdict(event: cluster_events.ClusterEvent, old: Any, new: Any) -> str:
-        refused = frozenset({"NodeDeclaredFeatures"})
-        return queueing_hints.verdict(wanted, refused, frozenset(), waiting, event, old, new)
+    def helps(event: cluster_events.ClusterEvent, old: Any, new: Any) -> bool:
+        return testing.may_help(plugin, waiting, event, old, new)
 
     [grown] = cluster_events.node_changes(node("a"), node("a", "X"))
     [labelled] = cluster_events.node_changes(node("a"), testing.node("a", labels={"a": "b"}))[:1]
     changed = cluster_events.UNSCHEDULABLE_POD_UPDATE
-    assert verdict(cluster_events.NODE_ADD, None, node("a")) != queueing_hints.SKIP
-    assert verdict(grown, node("a"), node("a", "X")) != queueing_hints.SKIP
-    assert verdict(labelled, node("a"), node("a")) == queueing_hints.SKIP
-    assert verdict(changed, before, after) != queueing_hints.SKIP
-    assert verdict(changed, before, before) == queueing_hints.SKIP
+    assert helps(cluster_events.NODE_ADD, None, node("a"))
+    assert helps(grown, node("a"), node("a", "X"))
+    assert not helps(labelled, node("a"), node("a"))
+    assert helps(changed, before, after)
+    assert not helps(changed, before, before)
     other = testing.pod("other", hostNetwork=True)
-    assert verdict(changed, other, other) == queueing_hints.SKIP
+    assert not helps(changed, other, other)

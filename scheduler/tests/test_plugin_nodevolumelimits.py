@@ -11,7 +11,6 @@ from whipstaff.scheduler import (
     cluster_events,
     framework,
     pods,
-    queueing_hints,
     snapshot,
     storage_testing,
     testing,
@@ -306,16 +305,8 @@ def test_what_is_kept_of_the_nodes_is_what_a_look_at_everything_shows(seed: int)
 
 def verdict(resource: str, action: cluster_events.Action, old: Any, new: Any) -> bool:
     waiting = testing.pod("p", volumes=storage_testing.uses("c"))
-    found = queueing_hints.verdict(
-        {PLUGIN.name: PLUGIN.queueing_hints},
-        frozenset({PLUGIN.name}),
-        frozenset(),
-        pods.PodInfo.from_object(waiting),
-        cluster_events.event(resource, action),
-        old,
-        new,
-    )
-    return found != queueing_hints.SKIP
+    happened = cluster_events.event(resource, action)
+    return testing.may_help(PLUGIN, pods.PodInfo.from_object(waiting), happened, old, new)
 
 
 def test_a_waiting_pod_is_tried_again_when_a_node_may_take_more() -> None:

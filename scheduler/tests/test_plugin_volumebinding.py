@@ -7,7 +7,6 @@ import pytest
 from whipstaff.scheduler import (
     cluster_events,
     framework,
-    queueing_hints,
     snapshot,
     storage_testing,
     testing,
@@ -445,16 +444,8 @@ def test_a_forgotten_capacity_counts_no_more() -> None:
 def helps(resource: str, old: Any, new: Any, **spec: Any) -> bool:
     spec.setdefault("volumes", [*storage_testing.uses("c"), *EPHEMERAL])
     action = cluster_events.Action.ADD if old is None else cluster_events.Action.UPDATE
-    found = queueing_hints.verdict(
-        {PLUGIN.name: PLUGIN.queueing_hints},
-        frozenset({PLUGIN.name}),
-        frozenset(),
-        testing.pod_info("p", **spec),
-        cluster_events.event(resource, action),
-        old,
-        new,
-    )
-    return found != queueing_hints.SKIP
+    happened = cluster_events.event(resource, action)
+    return testing.may_help(PLUGIN, testing.pod_info("p", **spec), happened, old, new)
 
 
 def test_a_claim_of_the_pods_helps_and_no_other() -> None:

@@ -8,7 +8,6 @@ from whipstaff.scheduler import (
     cluster_events,
     framework,
     pods,
-    queueing_hints,
     snapshot,
     storage_testing,
     testing,
@@ -178,16 +177,6 @@ def test_a_waiting_pod_is_tried_again_when_it_may_fit(
         "node": cluster_events.NODE_ADD,
     }[event]
     waiting = testing.pod("p", volumes=[ebs("a"), *storage_testing.uses("mine")])
-    wanted = {PLUGIN.name: PLUGIN.queueing_hints}
 
-    found = queueing_hints.verdict(
-        wanted,
-        frozenset({PLUGIN.name}),
-        frozenset(),
-        pods.PodInfo.from_object(waiting),
-        happened,
-        old,
-        new,
-    )
-
-    assert (found != queueing_hints.SKIP) is helps
+    info = pods.PodInfo.from_object(waiting)
+    assert testing.may_help(PLUGIN, info, happened, old, new) is helps

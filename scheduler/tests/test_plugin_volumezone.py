@@ -11,7 +11,6 @@ from whipstaff.scheduler import (
     cluster_events,
     framework,
     pods,
-    queueing_hints,
     storage_testing,
     testing,
 )
@@ -193,16 +192,8 @@ def fits(node: Labels, volumes: list[Labels]) -> bool:
 
 def verdict(resource: str, action: cluster_events.Action, old: Any, new: Any) -> bool:
     waiting = testing.pod("p", volumes=storage_testing.uses("c"))
-    found = queueing_hints.verdict(
-        {PLUGIN.name: PLUGIN.queueing_hints},
-        frozenset({PLUGIN.name}),
-        frozenset(),
-        pods.PodInfo.from_object(waiting),
-        cluster_events.event(resource, action),
-        old,
-        new,
-    )
-    return found != queueing_hints.SKIP
+    happened = cluster_events.event(resource, action)
+    return testing.may_help(PLUGIN, pods.PodInfo.from_object(waiting), happened, old, new)
 
 
 def test_a_waiting_pod_is_tried_again_when_its_zone_may_have_changed() -> None:

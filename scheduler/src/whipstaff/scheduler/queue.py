@@ -86,11 +86,13 @@ class QueuedPod:
 _Entry: TypeAlias = tuple[Any, int, QueuedPod]
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class _Event:
     event: cluster_events.ClusterEvent
     old: Object | None
     new: Object | None
+    concerns: dict[str, queueing_hints.Concern] = dataclasses.field(default_factory=dict)
+    """Who wants to hear of it, by profile, as far as that was asked."""
 
 
 class _Heap:
@@ -180,6 +182,7 @@ class SchedulingQueue:
         self._events: collections.deque[tuple[int, _Event]] = collections.deque()
         self._event_counter = 0
         self._interesting: dict[cluster_events.ClusterEvent, Sequence[tuple[str, str]]] = {}
+        self._concerns: dict[tuple[str, cluster_events.ClusterEvent], queueing_hints.Concern] = {}
         self.incoming: collections.Counter[tuple[str, str]] = collections.Counter()
         """Pods that entered a queue, by (queue, event): scheduler_queue_incoming_pods_total."""
         self.rejections: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -396,12 +399,10 @@ class SchedulingQueue:
 
     def _move(self, queued: QueuedPod, happened: _Event) -> bool:
         """Moves `queued` out of unschedulable if the event may help; whether it did."""
-        interests = self._interests.get(queued.profile, {})
-        if queued.gated_by and not any(
-            interest.event.matches(happened.event)
-            for interest in interests.get(queued.gated_by, ())
-        ):
-            return False
+        if queued.gated_by:
+            concerned = self._concern(queued.profile, happened)
+            if not concerned.by_plugin.get(queued.gated_by):
+                return False
         return self._follow(queued, self._verdict(queued, happened), happened.event.label)
 
     def _follow(self, queued: QueuedPod, verdict: str, label: str) -> bool:
@@ -420,14 +421,24 @@ class SchedulingQueue:
                 return queueing_hints.SKIP
             return queueing_hints.AFTER_BACKOFF
         return queueing_hints.verdict(
-            self._interests.get(queued.profile, {}),
+            self._concern(queued.profile, happened),
             queued.rejected_by,
             queued.pending_on,
             queued.pod,
-            happened.event,
             happened.old,
             happened.new,
         )
+
+    def _concern(self, profile: str, happened: _Event) -> queueing_hints.Concern:
+        found = happened.concerns.get(profile)
+        if found is None:
+            key = profile, happened.event
+            found = self._concerns.get(key)
+            if found is None:
+                wanted = self._interests.get(profile, {})
+                found = self._concerns[key] = queueing_hints.concern(wanted, happened.event)
+            happened.concerns[profile] = found
+        return found
 
     # From place to place.
 

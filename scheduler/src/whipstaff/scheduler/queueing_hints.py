@@ -119,12 +119,31 @@ def interests(plugins: Mapping[str, object]) -> dict[str, Sequence[Interest]]:
     return wanted
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Concern:
+    """Who wants to hear of one event: what is left to ask a plugin are its hints."""
+
+    event: cluster_events.ClusterEvent
+    by_plugin: Interests
+    of_others: Sequence[Interest]
+    """For a plugin that isn't among those of the profile."""
+
+
+def concern(wanted: Interests, event: cluster_events.ClusterEvent) -> Concern:
+    """The interests of a profile's plugins that `event` is about."""
+
+    def about(interests: Sequence[Interest]) -> tuple[Interest, ...]:
+        return tuple(each for each in interests if each.event.matches(event))
+
+    by_plugin = {plugin: about(interests) for plugin, interests in wanted.items()}
+    return Concern(event, by_plugin, about(ANYTHING))
+
+
 def verdict(
-    wanted: Interests,
+    concerned: Concern,
     rejected_by: frozenset[str],
     pending_on: frozenset[str],
     pod: pods.PodInfo,
-    event: cluster_events.ClusterEvent,
     old: Object | None,
     new: Object | None,
 ) -> str:
@@ -133,24 +152,23 @@ def verdict(
     A plugin whose hint fails counts as one that says yes: better one attempt too many than a pod
     that waits for nothing.
     """
-    result = SKIP
-    for plugin in pending_on | rejected_by:
-        if result != SKIP and plugin not in pending_on:
-            continue
-        for interest in wanted.get(plugin, ANYTHING):
-            if interest.event.matches(event) and _may_help(interest, plugin, pod, old, new):
-                if plugin in pending_on:
-                    return IMMEDIATELY
-                result = AFTER_BACKOFF
-                break
-    return result
+    for plugin in pending_on:
+        if _may_help(concerned, plugin, pod, old, new):
+            return IMMEDIATELY
+    for plugin in rejected_by:
+        if _may_help(concerned, plugin, pod, old, new):
+            return AFTER_BACKOFF
+    return SKIP
 
 
 def _may_help(
-    interest: Interest, plugin: str, pod: pods.PodInfo, old: Object | None, new: Object | None
+    concerned: Concern, plugin: str, pod: pods.PodInfo, old: Object | None, new: Object | None
 ) -> bool:
-    try:
-        return interest.may_help(pod, old, new)
-    except Exception:  # noqa: BLE001 - a plugin's own code
-        _log.exception("queueing hint failed", plugin=plugin, event=interest.event.label)
-        return True
+    for interest in concerned.by_plugin.get(plugin, concerned.of_others):
+        try:
+            if interest.may_help(pod, old, new):
+                return True
+        except Exception:  # noqa: BLE001 - a plugin's own code
+            _log.exception("queueing hint failed", plugin=plugin, event=concerned.event.label)
+            return True
+    return False

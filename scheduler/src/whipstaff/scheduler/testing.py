@@ -2,7 +2,7 @@
 
 No loop runs here. The objects are raw ones, as the API server would give them, with only what was
 asked for in them; `cluster` puts some into a snapshot, `statuses` and `scores` ask a plugin about
-it as a scheduling cycle would, pre_filter or pre_score first.
+it as a scheduling cycle would, pre_filter or pre_score first, and `may_help` as the queue would.
 
 Answers to `pkg/scheduler/testing/wrappers.go`.
 """
@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from whipstaff.scheduler import evaluation, framework, pods, profile, snapshot
+from whipstaff.scheduler import (
+    cluster_events,
+    evaluation,
+    framework,
+    pods,
+    profile,
+    queueing_hints,
+    snapshot,
+)
 
 Object = dict[str, Any]
 
@@ -150,3 +158,18 @@ def scores(
     raw = entry.plugin.score(state, pod, nodes, framework.ALL_ROWS)
     weighted = evaluation.weigh(entry, pod, state, raw)
     return dict(zip(nodes.names, weighted.tolist(), strict=True))
+
+
+def may_help(
+    plugin: framework.Plugin,
+    pod: pods.PodInfo,
+    event: cluster_events.ClusterEvent,
+    old: Object | None,
+    new: Object | None,
+) -> bool:
+    """Whether a pod that the plugin refused is tried again when this happens."""
+    wanted = queueing_hints.interests({plugin.name: plugin})
+    concerned = queueing_hints.concern(wanted, event)
+    refused = frozenset({plugin.name})
+    found = queueing_hints.verdict(concerned, refused, frozenset(), pod, old, new)
+    return found != queueing_hints.SKIP

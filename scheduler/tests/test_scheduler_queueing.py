@@ -195,6 +195,41 @@ async def test_what_happens_while_a_pod_waits_for_leave_counts_when_that_is_deni
         assert await cluster.placed("pod1") == ["node"]
 
 
+class Job(framework.Plugin):
+    """Refuses executors until their driver is bound, and has them tried then."""
+
+    name = "Job"
+    bound: bool
+    queueing_hints = ()
+
+    def __init__(self) -> None:
+        Job.bound = False
+
+    def pre_filter(self, _: Any, pod: Any, __: Any) -> framework.Status | None:
+        if Job.bound or pod.name == "driver":
+            return None
+        return framework.Status(framework.Code.UNSCHEDULABLE, ("no driver",))
+
+    def post_bind(self, _: Any, pod: Any, __: str, handle: Any) -> None:
+        if pod.name == "driver":
+            Job.bound = True
+            handle.activate([f"{pod.namespace}/{name}" for name in ("one", "two", "missing")])
+
+
+async def test_a_plugin_has_other_pods_tried_when_one_is_bound(
+    cluster: Any, on_stage: stage.Stage, own: Callable[[type], str]
+) -> None:
+    await on_stage.make(cases.node(), cases.pod("one"), cases.pod("two"), cases.pod("three"))
+    async with stage.driven(cluster, stage.settings(("NodeName", own(Job)))) as scheduler:
+        assert sorted(scheduler.attempt()) == ["one", "three", "two"]
+        await on_stage.apply(cases.New(cases.pod("driver")), scheduler)
+        assert scheduler.attempt() == ["driver"]
+        await stage.until(lambda: Job.bound, "the driver is bound")
+        assert sorted(scheduler.attempt()) == ["one", "two"]
+        assert await cluster.placed("one", "two") == ["node", "node"]
+        assert place(scheduler, "three") == queue.UNSCHEDULABLE
+
+
 # Resources that only a plugin knows.
 
 

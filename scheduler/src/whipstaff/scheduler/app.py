@@ -240,7 +240,9 @@ class Scheduler:
             transform=pruning.node if _know_nodes(settings.extenders) else pruning.lightly,
         )
         self._extenders = extenders.Extenders(settings.extenders) if settings.extenders else None
-        handle = binding_cycle.Handle(api, self._cluster, self._pods.get, self._measured)
+        handle = binding_cycle.Handle(
+            api, self._cluster, self._pods.get, self._measured, activate=self._activate
+        )
         self._budgets = _budgets(api, profiles)
         self._pods.add_handler(
             cluster_state.PodHandler(
@@ -378,6 +380,12 @@ class Scheduler:
             _log.warning("bindings given up", count=given_up)
         await self._evictor.drain(DRAIN_WRITES if leading else 0)
         await self._conditions.drain(DRAIN_WRITES if leading else 0)
+
+    def _activate(self, keys: Iterable[str]) -> None:
+        """Has pods tried that are known by these keys."""
+        found = (self._pods.get(key) for key in keys)
+        known = (cluster_state.read(raw) for raw in found if raw is not None)
+        self._waiting.activate(pod for pod in known if pod is not None)
 
     # What it shows.
 

@@ -15,7 +15,7 @@ Answers to `assumeAndReserve`, `prepareForBindingCycle` and `bindingCycle` in
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from whipstaff.runtime import client, logs
@@ -45,6 +45,7 @@ class Handle:
     waiting_pods: WaitingPods = dataclasses.field(default_factory=WaitingPods)
     placements: "dict[str, Placement]" = dataclasses.field(default_factory=dict)
     """The pods whose PreBind plugins are at work, by uid."""
+    activate: Callable[[Iterable[str]], None] = lambda _: None
 
     def call_off(self, uid: str, plugin: str) -> bool:
         """Has a pod on its way to a node give its place up, for `plugin`: it is tried again.

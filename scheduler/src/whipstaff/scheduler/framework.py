@@ -399,6 +399,12 @@ class Handle(Protocol):
     def latest(self, key: str, /) -> dict[str, Any] | None:
         """The raw pod `namespace/name` as the watch last showed it; None if there is none."""
 
+    def activate(self, keys: Iterable[str], /) -> None:
+        """Has waiting pods (`namespace/name`) tried now, whatever they wait for, but gates.
+
+        For pods that are placed together. Source: `PodsToActivate`.
+        """
+
 
 @runtime_checkable
 class ReservePlugin(Protocol):

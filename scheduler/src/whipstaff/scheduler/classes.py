@@ -23,6 +23,14 @@ _IMAGES = framework.Reads.IMAGES.value
 _NO_ROWS = np.zeros(0, np.intp)
 
 
+def key(pod: pods.PodInfo, plugins: profile.Profile) -> object:
+    """What a pod shares with the pods that look like it; None if a plugin can't tell."""
+    signatures = tuple(plugin.sign(pod) for plugin in plugins.signers)
+    if framework.UNSIGNED in signatures:
+        return None
+    return id(plugins), pod.class_key, signatures
+
+
 def compact(rows: evaluation.Indices) -> framework.Rows:
     """A single row as a slice: arrays are then viewed and not gathered, which costs a fifth."""
     if len(rows) != 1:

@@ -82,7 +82,7 @@ class Decider:
             return _failed(
                 diagnosis.FitError(0, diagnosis.NodeStatuses((), (), _nothing(), framework.SUCCESS))
             )
-        key = _class_key(pod, plugins)
+        key = classes.key(pod, plugins)
         known = None if key is None else self._classes.get(key)
         state: framework.CycleState = {}
         pre = self._pre_filter(pod, plugins, state, known)
@@ -411,14 +411,6 @@ class Decider:
             ),
             len(names),
         )
-
-
-def _class_key(pod: pods.PodInfo, plugins: profile.Profile) -> object:
-    """What a pod shares with the pods that look like it; None if a plugin can't tell."""
-    signatures = tuple(plugin.sign(pod) for plugin in plugins.signers)
-    if framework.UNSIGNED in signatures:
-        return None
-    return id(plugins), pod.class_key, signatures
 
 
 def _ask_pre_filter(

@@ -6,7 +6,8 @@ those that a PodDisruptionBudget protects before the others. The rest are the no
 
 Nodes are tried many at a time where no filter looks beyond its own node: in step k the k-th pod of
 every node is let back and all nodes are filtered at once, so that a hundred nodes take as many
-steps as the fullest of them has victims, and not a hundred times as many.
+steps as the fullest of them has victims, and not a hundred times as many. What was found on a node
+is remembered (`dry_runs`) where it depends on that node alone.
 
 Answers to `pkg/scheduler/framework/preemption/preemption.go` (DryRunPreemption, SelectCandidate)
 and to SelectVictimsOnNode in `pkg/scheduler/framework/plugins/defaultpreemption`. Left out:
@@ -15,12 +16,12 @@ pod groups.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whipstaff.scheduler import disruption, framework, pods, snapshot
+from whipstaff.scheduler import disruption, dry_runs, framework, pods, snapshot
 
 if TYPE_CHECKING:
     from whipstaff.scheduler import evaluation, trial
@@ -69,7 +70,16 @@ def importance(pod: pods.PodInfo, started: Started) -> tuple[int, float, float, 
 
 
 class DryRun:
-    """Finds victims on nodes. `may_go` says of a pod on a node whether it may be evicted at all."""
+    """Finds victims on nodes.
+
+    Args:
+        trying: moves pods, and asks the filters.
+        cluster: the nodes.
+        budgets: the PodDisruptionBudgets.
+        started: see `Started`.
+        may_go: says of a pod on a node whether it may be evicted at all.
+        findings: what is known from before; None where that may not be relied on.
+    """
 
     def __init__(
         self,
@@ -78,7 +88,9 @@ class DryRun:
         budgets: Sequence[disruption.Budget],
         started: Started,
         may_go: Callable[[pods.PodInfo], bool],
+        findings: dry_runs.Findings | None = None,
     ) -> None:
+        self._findings = findings if trying.is_local else None
         self._trying = trying
         self._cluster = cluster
         self._budgets = budgets
@@ -108,47 +120,85 @@ class DryRun:
         return Found(good[:wanted] + bad[:wanted], self._reasons, self._errors)
 
     def _try(self, rows: Sequence[int]) -> list[Candidate]:
-        """The candidates among `rows`; where a plugin fails, the others are tried without it."""
-        before = self._reasons.copy()
+        """The candidates among `rows`, some of which may be known from before."""
+        found: dict[int, dry_runs.Finding] = {}
+        if self._findings is None:
+            found = self._find_on(rows)
+        else:
+            # What a node is promised for may change at any time.
+            alone = [row for row in rows if not self._trying.has_promises(row)]
+            for row in alone:
+                if (known := self._findings.get(row)) is not None:
+                    found[row] = known
+            new = self._find_on([row for row in rows if row not in found])
+            for row in alone:
+                if row in new:
+                    self._findings.put(row, new[row])
+            found.update(new)
+        for finding in found.values():
+            self._reasons.update(finding.reasons)
+        names = self._cluster.names
+        return [
+            Candidate(names[row], found[row].victims, found[row].violations)
+            for row in rows
+            if row in found and found[row].victims
+        ]
+
+    def _find_on(self, rows: Sequence[int]) -> dict[int, dry_runs.Finding]:
+        """What is found on `rows`; where a plugin fails, the others are tried without it."""
         try:
-            return self._try_together(rows)
+            return self._find_together(rows)
         except framework.PluginError as error:
-            self._reasons = before
             if len(rows) == 1:
-                self._errors.append(error)
-                self._reasons[str(error)] += 1
-                return []
+                self._fail(error)
+                return {}
         finally:
             self._trying.restore()
-        return [candidate for row in rows for candidate in self._try([row])]
+        return {row: finding for each in rows for row, finding in self._find_on([each]).items()}
 
-    def _try_together(self, rows: Sequence[int]) -> list[Candidate]:
+    def _find_together(self, rows: Sequence[int]) -> dict[int, dry_runs.Finding]:
         """Finds the victims on all of `rows` at once."""
         names = self._cluster.names
         lower = {row: self._lower(names[row]) for row in rows}
-        self._nobody(sum(not found for found in lower.values()))
+        refused: dict[int, tuple[str, ...]] = {row: (NO_VICTIMS,) for row in rows if not lower[row]}
         trying = [row for row in rows if lower[row]]
         everybody = self._trying.ready([victim for row in trying for victim in lower[row]])
         self._trying.remove(everybody)
         places = {victim.uid: place for place, victim in enumerate(everybody.pods)}
+        refused.update(self._unfitting(trying))
         attempts = [
             _Attempt(row, places, *disruption.split(lower[row], self._budgets))
-            for row in self._fitting(trying)
+            for row in trying
+            if row not in refused
         ]
         self._reprieve(attempts, everybody)
-        candidates = []
+        found = {row: self._finding(lower[row], reasons=why) for row, why in refused.items()}
         for attempt in attempts:
             if not attempt.victims:
                 # It fits with everybody there: the node was refused for another reason than these.
                 text = f'expected at least one victim pod on node "{names[attempt.row]}"'
-                self._errors.append(framework.PluginError("", text))
-                self._reasons[text] += 1
+                self._fail(framework.PluginError("", text))
                 continue
             victims = attempt.victims
             if 0 < attempt.protected < len(attempt.order):
                 victims.sort(key=lambda pod: importance(pod, self._started))
-            candidates.append(Candidate(names[attempt.row], tuple(victims), attempt.violations))
-        return candidates
+            found[attempt.row] = self._finding(lower[attempt.row], victims, attempt.violations)
+        return found
+
+    def _finding(
+        self,
+        lower: Sequence[pods.PodInfo],
+        victims: Sequence[pods.PodInfo] = (),
+        violations: int = 0,
+        reasons: tuple[str, ...] = (),
+    ) -> dry_runs.Finding:
+        since = self._findings.known_start if self._findings is not None else None
+        starts = tuple((pod, since(pod)) for pod in lower) if since is not None else ()
+        return dry_runs.Finding(tuple(victims), violations, reasons, starts)
+
+    def _fail(self, error: framework.PluginError) -> None:
+        self._errors.append(error)
+        self._reasons[str(error)] += 1
 
     def _with_lower(self, rows: Sequence[int]) -> list[int]:
         """The rows where there is somebody less important at all."""
@@ -172,17 +222,18 @@ class DryRun:
         lower.sort(key=lambda pod: importance(pod, self._started))
         return lower
 
-    def _fitting(self, rows: list[int]) -> list[int]:
-        """The rows that the pod fits now; why the others don't is counted."""
+    def _unfitting(self, rows: list[int]) -> dict[int, tuple[str, ...]]:
+        """The rows that the pod doesn't fit now, and why."""
         if not rows:
-            return []
+            return {}
         filtered = self._trying.run_with_promises(np.array(rows, np.intp))
-        self._reasons.update(_reasons(filtered))
-        return [
-            row
-            for row, rejected_by in zip(rows, filtered.rejected_by.tolist(), strict=True)
-            if not rejected_by
-        ]
+        return {
+            row: _reasons(filtered, position, rejected_by - 1)
+            for position, (row, rejected_by) in enumerate(
+                zip(rows, filtered.rejected_by.tolist(), strict=True)
+            )
+            if rejected_by
+        }
 
     def _reprieve(self, attempts: Sequence["_Attempt"], everybody: snapshot.Moved) -> None:
         """Lets back who can stay, one pod of each node a step."""
@@ -219,12 +270,10 @@ class _Attempt:
         self.violations = 0
 
 
-def _reasons(filtered: "evaluation.Filtered") -> Iterator[str]:
-    """Each reason that a row was rejected for, once a row."""
-    for index, column in enumerate(filtered.columns):
-        numbers = column.reasons[filtered.rejected_by == index + 1] if column.texts else ()
-        for number in np.asarray(numbers).tolist():
-            yield from column.texts[number]
+def _reasons(filtered: "evaluation.Filtered", position: int, index: int) -> tuple[str, ...]:
+    """Why the filter of that index rejected the row at a position."""
+    column = filtered.columns[index]
+    return column.texts[int(column.reasons[position])] if column.texts else ()
 
 
 def choose(candidates: Iterable[Candidate], started: Started) -> Candidate:

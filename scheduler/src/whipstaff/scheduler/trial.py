@@ -19,7 +19,15 @@ from typing import Protocol
 
 import numpy as np
 
-from whipstaff.scheduler import evaluation, framework, nominator, pods, profile, snapshot
+from whipstaff.scheduler import (
+    classes,
+    evaluation,
+    framework,
+    nominator,
+    pods,
+    profile,
+    snapshot,
+)
 
 ADD_POD = 'running AddPod on PreFilter plugin "{}"'
 REMOVE_POD = 'running RemovePod on PreFilter plugin "{}"'
@@ -76,6 +84,11 @@ class Trial:
         self._anew: list[tuple[str, framework.Status]] = []
         self._gone: dict[str, pods.PodInfo] = {}
         self._come: dict[str, pods.PodInfo] = {}
+
+    @property
+    def kind(self) -> object:
+        """What the pod shares with those that look like it; None if a plugin can't tell."""
+        return classes.key(self.pod, self._plugins)
 
     @property
     def state(self) -> framework.CycleState:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from whipstaff.runtime import objects
 from whipstaff.scheduler import (
     disruption,
+    dry_runs,
     framework,
     pods,
     preemption,
@@ -87,6 +88,7 @@ class DefaultPreemption(framework.Plugin):
         self._percentage = min_candidate_nodes_percentage
         self._absolute = min_candidate_nodes_absolute
         self._around: framework.Surroundings = _Nowhere()
+        self._memory = dry_runs.Memory()
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> "DefaultPreemption":
@@ -104,7 +106,10 @@ class DefaultPreemption(framework.Plugin):
         return framework.SUCCESS
 
     def may_evict(self, victim: pods.PodInfo, preemptor: pods.PodInfo) -> bool:  # noqa: ARG002
-        """Whether a pod of a lower priority may be evicted for another. To be overridden."""
+        """Whether a pod of a lower priority may be evicted for another. To be overridden.
+
+        Where it is, nodes are tried anew for each pod.
+        """
         return True
 
     def post_filter(
@@ -162,12 +167,13 @@ class DefaultPreemption(framework.Plugin):
         if not rows:
             return preemption.Found([], {}, [])
         start = self._around.random.randrange(len(rows))
+        budgets = disruption.read(self._around.budgets())
+        findings = None
+        if trying.kind is not None and type(self).may_evict is DefaultPreemption.may_evict:
+            kind = (trying.kind, pod.priority)
+            findings = self._memory.of(kind, cluster, budgets, self._known_start)
         run = preemption.DryRun(
-            trying,
-            cluster,
-            disruption.read(self._around.budgets()),
-            started,
-            lambda victim: self.may_evict(victim, pod),
+            trying, cluster, budgets, started, lambda victim: self.may_evict(victim, pod), findings
         )
         return run.find([*rows[start:], *rows[:start]], self.candidates_wanted(len(rows)))
 
@@ -188,11 +194,16 @@ class DefaultPreemption(framework.Plugin):
         def started(pod: pods.PodInfo) -> float:
             when = known.get(pod.uid)
             if when is None:
-                text = (self._newest(pod).get("status") or {}).get("startTime")
-                when = known[pod.uid] = _parse_time(text) if text else now
+                since = self._known_start(pod)
+                when = known[pod.uid] = now if since is None else since
             return when
 
         return started
+
+    def _known_start(self, pod: pods.PodInfo) -> float | None:
+        """When a pod started; None if it hasn't."""
+        text = (self._newest(pod).get("status") or {}).get("startTime")
+        return _parse_time(text) if text else None
 
 
 def is_leaving(raw: Mapping[str, Any]) -> bool:

@@ -88,17 +88,18 @@ class NodeStatuses:
         counts: collections.Counter[str] = collections.Counter()
         for index, texts in enumerate(self._texts):
             reasons = self._reasons[self._rejected_by == index + 1]
-            for reason, count in zip(*np.unique(reasons, return_counts=True), strict=True):
-                for text in texts[int(reason)]:
-                    counts[text] += int(count)
+            for reason, count in enumerate(np.bincount(reasons).tolist()):
+                if count:
+                    for text in texts[reason]:
+                        counts[text] += count
         return dict(counts)
 
     def plugins(self, *codes: framework.Code) -> frozenset[str]:
         """The plugins that rejected some node with one of these codes."""
         meant = np.isin(self._codes, codes)
-        return frozenset(
-            self._plugins[index - 1] for index in np.unique(self._rejected_by[meant]).tolist()
-        )
+        # Not numpy.unique, which imports numpy.ma, in the middle of the first decision that fails.
+        counts = np.bincount(self._rejected_by[meant]).tolist()
+        return frozenset(self._plugins[i - 1] for i, count in enumerate(counts) if count)
 
 
 @dataclasses.dataclass(slots=True)

@@ -440,15 +440,16 @@ class Decider:
         """What to keep of a decision about some nodes."""
         if not self._evidence:
             return None
-        names: Sequence[str] = self._all_names()
-        if len(rows) != len(names):
-            names = [names[row] for row in rows.tolist()]
+        everybody = names = self._all_names()
+        if len(rows) != len(everybody):
+            names = tuple(everybody[row] for row in rows.tolist())
         return explanation.Evidence(
             names=names,
             filters=tuple(entry.name for entry in plugins.filters),
             filtered=filtered,
             scorers=plugins.scorers,
             weighted=None if scored is None else scored.weighted,
+            others=len(everybody) - len(names),
             absent=absent,
         )
 

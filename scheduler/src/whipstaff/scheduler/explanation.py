@@ -49,8 +49,10 @@ class Sheet:
     reasons: npt.NDArray[np.int32]  # (nodes,)
     texts: Sequence[Sequence[tuple[str, ...]]]  # one a filter
     weighted: framework.Int64s  # (scorers, nodes)
+    others: int = 0
+    """How many nodes weren't asked about."""
     absent: framework.Status = framework.SUCCESS
-    """Why no other node was asked about."""
+    """Why they weren't."""
 
     @property
     def feasible(self) -> evaluation.Indices:
@@ -255,6 +257,7 @@ class Evidence:
         "_columns",
         "_filters",
         "_names",
+        "_others",
         "_rejected_by",
         "_steps",
         "_weighted",
@@ -273,6 +276,7 @@ class Evidence:
         known: evaluation.Filtered | None = None,
         scorers: Iterable[profile.Scorer] = (),
         weighted: Mapping[str, framework.Int64s] | None = None,
+        others: int = 0,
         absent: framework.Status = framework.SUCCESS,
     ) -> None:
         """What a class knows is in `frame`; the rest is said beside it, or instead of it.
@@ -285,6 +289,7 @@ class Evidence:
         self._steps = 0 if frame is None else frame.steps
         self._names = names
         self._filters = filters
+        self._others = others
         self._absent = absent
         self._rejected_by: npt.NDArray[np.int8] | None = None
         self._columns: dict[int, evaluation.FilterColumn] = {}
@@ -340,6 +345,7 @@ class Evidence:
             reasons,
             texts,
             weighted,
+            self._others,
             self._absent,
         )
 

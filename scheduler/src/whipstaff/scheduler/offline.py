@@ -118,10 +118,12 @@ class Offline:
         *,
         rng: random.Random | None = None,
         now: Callable[[], float] = time.time,
+        evidence: bool = True,
     ) -> None:
         """`listed`: objects of any kinds, lists among them; what doesn't matter is passed over.
 
-        `rng` chooses among equals; `now` is the clock, in seconds since the epoch.
+        `rng` chooses among equals; `now` is the clock, in seconds since the epoch; `evidence` says
+        whether decisions carry what they rested on.
         """
         self.cluster = snapshot.Snapshot()
         self.waiting: dict[str, Object] = {}
@@ -130,7 +132,9 @@ class Offline:
         self.unreadable: dict[str, str] = {}
         self.random = random.Random(0) if rng is None else rng
         self.time = now
-        self.decider = decision.Decider(self.cluster, self.random, promises=self.promises)
+        self.decider = decision.Decider(
+            self.cluster, self.random, promises=self.promises, evidence=evidence
+        )
         self._pods: dict[str, Object] = {}
         self._budgets: dict[str, Object] = {}
         self._storage = {

@@ -19,6 +19,8 @@ Document = dict[str, Any]
 RECORDED, COMPUTED = "recorded", "computed"
 """Where an explanation comes from: the scheduler's own decision, or one made to explain."""
 
+NOT_ASKED = "not looked at: the pod waits for a node where it fits"
+
 _EXAMPLES = 5
 FEW = 20
 """How many nodes are listed where nobody asks for all of them."""
@@ -30,11 +32,6 @@ class Scope:
 
     limit: int | None = FEW
     names: frozenset[str] = frozenset()
-
-    @property
-    def everything(self) -> bool:
-        """Whether nodes that don't fit are listed, too."""
-        return self.limit is None
 
 
 def document(
@@ -134,13 +131,13 @@ def _groups(sheet: explanation.Sheet) -> list[Document]:
         found = [*group["examples"], *(sheet.names[position] for position in examples.tolist())]
         group["examples"] = found[:_EXAMPLES]
     made = sorted(groups.values(), key=lambda group: -group["count"])
-    if sheet.absent.reasons:
+    if sheet.others:
         made.append(
             {
-                "count": None,
+                "count": sheet.others,
                 "plugin": sheet.absent.plugin,
-                "verdict": sheet.absent.code.label,
-                "reasons": list(sheet.absent.reasons),
+                "verdict": "NotAsked" if sheet.absent.is_success else sheet.absent.code.label,
+                "reasons": list(sheet.absent.reasons) or [NOT_ASKED],
                 "examples": [],
             }
         )

@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from whipstaff.runtime import config, connections, errors
+from whipstaff.runtime import client, config, connections, errors, resources
+from whipstaff.scheduler import configuration
 
 EXTENSION = "whipstaff"
 """The name of the extension in a kubeconfig's cluster that holds `scheduler`, the address."""
@@ -118,3 +119,25 @@ def find(
             f"--scheduler-address: {address!r} isn't a URL such as https://127.0.0.1:10259"
         )
     return Scheduler(address, connection, ca_file)
+
+
+async def hint(api: client.Client) -> str:
+    """How to reach a scheduler that runs in the cluster, as its Lease tells; "" if it doesn't.
+
+    The API server's own proxy doesn't say on whose behalf it asks, so it is of no use here.
+    """
+    lease = configuration.LEADER_ELECTION
+    namespace, name = lease.resource_namespace, lease.resource_name
+    try:
+        found = await api.get(resources.LEASES, name, namespace)
+        holder = (found.get("spec") or {}).get("holderIdentity") or ""
+        pod = holder.rpartition("_")[0]
+        if not pod:
+            return ""
+        await api.get(resources.PODS, pod, namespace)
+    except (errors.NotFound, errors.Forbidden):
+        return ""
+    return (
+        f"the scheduler's own decision: `kubectl port-forward -n {namespace} {pod} 10259`, "
+        "and --scheduler-address=https://127.0.0.1:10259"
+    )

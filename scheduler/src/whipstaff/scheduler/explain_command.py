@@ -107,32 +107,48 @@ def _name(words: tuple[str, ...]) -> str:
 
 
 async def _explain(connection: config.Connection, wanted: Wanted) -> Object:
-    from whipstaff.scheduler import asking  # noqa: PLC0415 (help and mistakes needn't wait for it)
-
     namespace = wanted.namespace or connection.namespace
     async with client.Client(connection, user_agent="whipstaff-explain") as api:
         raw = await _pod(api, wanted.name, namespace)
         notes: list[str] = []
         if wanted.source != COMPUTED:
-            scheduler = asking.find(connection, wanted.address, wanted.ca_file)
-            if scheduler is None and wanted.source == RECORDED:
-                raise errors.ConfigurationError(
-                    "where the scheduler serves isn't known: give --scheduler-address"
-                )
-            if scheduler is not None:
-                try:
-                    found = await _recorded(scheduler, raw, wanted)
-                except errors.WhipstaffError as error:
-                    if wanted.source == RECORDED or wanted.address is not None:
-                        raise
-                    notes.append(f"the scheduler can't be asked ({error})")
-                else:
-                    if found is not None:
-                        return found
-                    notes.append("the scheduler doesn't remember its decision on this pod")
-            if wanted.source == RECORDED:
-                raise errors.WhipstaffError(f"{notes[-1]}; --source=computed decides now")
+            found = await _ask(connection, api, raw, wanted, notes)
+            if found is not None:
+                return found
         return await _computed(api, raw, wanted, notes)
+
+
+async def _ask(
+    connection: config.Connection,
+    api: client.Client,
+    raw: Object,
+    wanted: Wanted,
+    notes: list[str],
+) -> Object | None:
+    """What the scheduler remembers; None with a note where it is to be decided now."""
+    from whipstaff.scheduler import asking  # noqa: PLC0415 (help and mistakes needn't wait for it)
+
+    scheduler = asking.find(connection, wanted.address, wanted.ca_file)
+    if scheduler is None:
+        if wanted.source == RECORDED:
+            raise errors.ConfigurationError(
+                "where the scheduler serves isn't known: give --scheduler-address"
+            )
+        notes += filter(None, [await asking.hint(api)])
+        return None
+    try:
+        found = await _recorded(scheduler, raw, wanted)
+    except errors.WhipstaffError as error:
+        if wanted.source == RECORDED or wanted.address is not None:
+            raise
+        notes.append(f"the scheduler can't be asked ({error})")
+        return None
+    if found is None:
+        text = "the scheduler doesn't remember its decision on this pod"
+        if wanted.source == RECORDED:
+            raise errors.WhipstaffError(f"{text}; --source=computed decides now")
+        notes.append(text)
+    return found
 
 
 async def _pod(api: client.Client, name: str, namespace: str) -> Object:
@@ -170,6 +186,7 @@ async def _computed(api: client.Client, raw: Object, wanted: Wanted, notes: list
         app,
         configuration,
         explaining,
+        framework,
         offline,
         profile,
         report,
@@ -199,7 +216,10 @@ async def _computed(api: client.Client, raw: Object, wanted: Wanted, notes: list
     there = offline.Offline(listed.objects, profiles)
     limit = None if wanted.everything else report.FEW
     scope = report.Scope(limit, frozenset(wanted.nodes))
-    document = explaining.computed(there, raw, plugins, scope)
+    try:
+        document = explaining.computed(there, raw, plugins, scope)
+    except framework.PluginError as error:
+        raise errors.WhipstaffError(f"a plugin failed: {error}") from error
     missing = [node for node in wanted.nodes if node not in there.cluster.row_of]
     notes += [f"there is no node {node}" for node in missing]
     document["notes"] = [*notes, *document["notes"]]
@@ -231,7 +251,7 @@ async def _circumstances(api: client.Client, raw: Object, scheduler: str) -> lis
 
 def _print(document: Object, output: str) -> None:
     if output == JSON:
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     elif output == YAML:
         import yaml  # noqa: PLC0415
 

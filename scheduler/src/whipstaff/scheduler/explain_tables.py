@@ -52,16 +52,18 @@ def _headline(document: report.Document) -> str:
     others = sum(
         group["count"] for group in document.get("groups", ()) if group["verdict"] == "NotAsked"
     )
-    among = f"{feasible:,} of {_counted(evaluated + others, 'node')}"
+    among = f"{feasible:,} of {_counted(evaluated + others, 'node')} would do"
+    if (best := document.get("best", 0)) > 1:
+        among += f", {best:,} of them equally well"
     if document["source"] == report.COMPUTED:
         if document["bound"]:
             best = f"the best would be {node}, score {document['score']:,}" if node else "none"
-            now = f"decided now, {best}; {among} would do"
+            now = f"decided now, {best}; {among}"
             return f"{pod} is on [bold]{document['bound']}[/bold]; {now}"
         if node:
             return (
                 f"{pod} has no node; decided now it would go to [bold green]{node}[/bold green], "
-                f"score {document['score']:,}; {among} would do"
+                f"score {document['score']:,}; {among}"
             )
         return f"{pod} has no node, and decided now it would get [bold red]none[/bold red]"
     when = _ago(document["time"])
@@ -69,7 +71,7 @@ def _headline(document: report.Document) -> str:
     if node:
         return (
             f"{pod}: [bold green]{node}[/bold green] was chosen {by}, "
-            f"score {document['score']:,}; {among} would do"
+            f"score {document['score']:,}; {among}"
         )
     return f"{pod} got [bold red]no node[/bold red]: tried {by}"
 

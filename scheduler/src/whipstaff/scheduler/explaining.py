@@ -46,6 +46,8 @@ def recorded(
     elif kept.node is None and not raw["spec"].get("nodeName") and plugins is not None:
         info = offline.info_of(raw)
         needed = _needed(info, plugins, cluster, promises, scope, notes)
+    elif (bound := raw["spec"].get("nodeName")) and bound != kept.node:
+        notes.append(f"the pod is on {bound} by now")
     if kept.evidence is None and kept.evaluated:
         notes.append("what was said of each node isn't in the scheduler's memory any more")
     made = report.document(kept, source=report.RECORDED, scope=scope, needed=needed, notes=notes)

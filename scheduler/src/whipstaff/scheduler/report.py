@@ -53,11 +53,18 @@ def document(
     if sheet is not None:
         made["plugins"] = [{"name": name, "weight": weight} for name, weight in sheet.scorers]
         made["nodes"] = _nodes(sheet, scope, kept.node)
+        made["best"] = _best(sheet)
         made["left_out"] = len(sheet.names) - len(made["nodes"])
         made["groups"] = _groups(sheet)
     made["needs"] = [{"node": each.node, "changes": list(each.changes)} for each in needed]
     made["notes"] = list(notes)
     return made
+
+
+def _best(sheet: explanation.Sheet) -> int:
+    """How many nodes have the highest total: one of them is chosen by chance."""
+    total = sheet.total[sheet.feasible]
+    return int(np.count_nonzero(total == total.max())) if len(total) else 0
 
 
 def _nodes(sheet: explanation.Sheet, scope: Scope, chosen: str | None) -> list[Document]:

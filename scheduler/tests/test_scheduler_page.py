@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from whipstaff.runtime import errors
+from whipstaff.runtime import authorization, errors, serving
 from whipstaff.scheduler import (
     decision,
     decisions,
@@ -235,3 +235,34 @@ def test_a_page_for_everybody_is_refused(address: str) -> None:
 def test_loopback_addresses_are_taken() -> None:
     assert views.loopback("127.0.0.1:10260") == ("127.0.0.1", 10260)
     assert views.loopback("[::1]:10260") == ("::1", 10260)
+
+
+class Guests:
+    """Knows one token, and lets its user see everything."""
+
+    async def user_of(self, token: str) -> authorization.User | None:
+        return authorization.User("viewer") if token == "right" else None
+
+    async def authorize(self, user: authorization.User, attributes: Any) -> bool:
+        return user.name == "viewer"
+
+
+@needs_browser
+async def test_where_credentials_are_wanted_the_page_asks_for_a_token(stage: Stage) -> None:
+    guests = Guests()
+    server = serving.Server(secure=False, authenticator=guests, authorizer=guests)
+    stage.views.show(server)
+    async with server, page_testing.browser() as tab:
+        await tab.open(f"{server.url}/ui/")
+        await tab.until("document.getElementById('login')?.hidden === false")
+        assert await tab.run("document.getElementById('main').hidden")
+        enter = (
+            "document.getElementById('token').value = '{}';"
+            " document.querySelector('#login button').click()"
+        )
+        await tab.run(enter.format("wrong"))
+        await tab.until("document.getElementById('login-why').textContent === 'Unauthorized'")
+        await tab.run(enter.format("right"))
+        await tab.until("document.getElementById('state').className === 'live'")
+        assert await tab.run("document.getElementById('login').hidden")
+        assert await tab.run("document.getElementById('t-pods').textContent") == "300"

@@ -54,7 +54,7 @@ def _headline(document: report.Document) -> str:
     )
     among = f"{feasible:,} of {_counted(evaluated + others, 'node')} would do"
     if (best := document.get("best", 0)) > 1:
-        among += f", {best:,} of them equally well"
+        among += ", all equally well" if best == feasible else f", {best:,} of them equally well"
     if document["source"] == report.COMPUTED:
         if document["bound"]:
             best = f"the best would be {node}, score {document['score']:,}" if node else "none"

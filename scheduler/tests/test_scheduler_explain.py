@@ -243,6 +243,13 @@ async def test_the_schedulers_own_decision_is_told(cluster: Any) -> None:
                 "changes": ["more cpu than it has at all (2500m wanted, the node has 2)"],
             }
             assert document["groups"][0]["reasons"] == ["Insufficient cpu"]
+            code, text = await run(cluster, "pod", "big", "--source=computed", *asked)
+            assert code == 0, text
+            assert "default plugins" not in text, "the scheduler's own are used"
+            await cluster.pod("theirs", scheduler="somebody-else")
+            code, text = await run(cluster, "pod", "theirs", *asked)
+            own = f"has no profile called somebody-else: decided as {cluster.scheduler_name} would"
+            assert own in text
 
 
 @pytest.mark.apiserver

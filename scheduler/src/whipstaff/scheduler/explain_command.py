@@ -184,30 +184,26 @@ async def _computed(api: client.Client, raw: Object, wanted: Wanted, notes: list
     """Lists the cluster and decides about the pod."""
     from whipstaff.scheduler import (  # noqa: PLC0415
         app,
-        configuration,
         explaining,
         framework,
         offline,
-        profile,
         report,
     )
 
     if objects.is_finished(raw):
         phase = raw["status"]["phase"]
         raise errors.WhipstaffError(f"the pod has ended ({phase}), so no node is wanted for it")
-    settings = configuration.Configuration()
-    if wanted.config_file is not None:
-        settings = configuration.load(wanted.config_file, external=profile.installed())
+    settings = await _settings(api.connection, wanted, notes)
     profiles = app.build_profiles(settings)
     name = raw["spec"].get("schedulerName") or "default-scheduler"
     plugins = profiles.get(name)
     if plugins is None:
         plugins = next(iter(profiles.values()))
-        if wanted.config_file is None:
-            notes.append(f"decided with the default plugins; the pod asks for the scheduler {name}")
+        if settings.source:
+            used = f"decided as {plugins.scheduler_name} would"
+            notes.append(f"{settings.source} has no profile called {name}: {used}")
         else:
-            used = f"{wanted.config_file} has no profile {name}: {plugins.scheduler_name} is used"
-            notes.append(used)
+            notes.append(f"decided with the default plugins; the pod asks for the scheduler {name}")
     if settings.extenders:
         notes.append("extenders aren't asked")
     notes += await _circumstances(api, raw, name)
@@ -224,6 +220,27 @@ async def _computed(api: client.Client, raw: Object, wanted: Wanted, notes: list
     notes += [f"there is no node {node}" for node in missing]
     document["notes"] = [*notes, *document["notes"]]
     return document
+
+
+async def _settings(connection: config.Connection, wanted: Wanted, notes: list[str]) -> Any:
+    """The configuration to decide by: the file's, the scheduler's own, or the defaults."""
+    from whipstaff.scheduler import app, asking, configuration, profile  # noqa: PLC0415
+
+    known = profile.installed()
+    if wanted.config_file is not None:
+        return configuration.load(wanted.config_file, external=known)
+    scheduler = asking.find(connection, wanted.address, wanted.ca_file)
+    if scheduler is not None:
+        try:
+            shown = await scheduler.get("/configz") or {}
+            document = shown.get(configuration.API_VERSION.partition("/")[0])
+            if document is not None:
+                found = configuration.of_document(document, scheduler.address, external=known)
+                app.build_profiles(found)  # it may name plugins that aren't installed here
+                return found
+        except errors.WhipstaffError as error:
+            notes.append(f"the scheduler's configuration can't be used here ({error})")
+    return configuration.Configuration()
 
 
 async def _circumstances(api: client.Client, raw: Object, scheduler: str) -> list[str]:

@@ -55,6 +55,8 @@ def command(
     explanation_memory: str,
 ) -> None:
     """Place pods on nodes: a Kubernetes scheduler over arrays."""
+    evidence_bytes = _bytes(explanation_memory)
+    page = views.loopback(page_address) if page_address else None
     settings = configuration.effective(
         configuration.load(config_file, external=profile.installed())
         if config_file is not None
@@ -64,8 +66,6 @@ def command(
     )
     profiles = app.build_profiles(settings)
     connection = config.load(kubeconfig or settings.client_connection.kubeconfig)
-    evidence_bytes = _bytes(explanation_memory)
-    page = views.loopback(page_address) if page_address else None
     commands.run(
         lambda: app.run(
             settings,

@@ -147,7 +147,7 @@ export class NodeMap {
     }
     const share = (column) => `${(columns[column][at] / 10).toFixed(0)} %`;
     const cordoned = this.cordoned.has(at) ? ", cordoned" : "";
-    this.told.textContent = `${this.names[at]}: CPU ${share("cpu")}, memory ${share("memory")}, ${columns.count[at]} pods (${share("pods")})${cordoned}`;
+    this.told.textContent = `${this.names[at]}: CPU ${share("cpu")}, memory ${share("memory")}, ${columns.count[at]} pod${columns.count[at] === 1 ? "" : "s"} (${share("pods")})${cordoned}`;
   }
 }
 

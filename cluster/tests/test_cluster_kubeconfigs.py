@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from whipstaff.cluster import certificates, kubeconfigs, layout
-from whipstaff.runtime import errors
+from whipstaff.runtime import config, errors
 
 THEIRS: dict[str, Any] = {
     "apiVersion": "v1",
@@ -156,3 +156,13 @@ def test_a_kubeconfig_is_one_file_with_its_credentials(
     path = kubeconfigs.write(tmp_path / "config", document)
     user = yaml.safe_load(path.read_text())["users"][0]["user"]
     assert set(user) == {"client-certificate-data", "client-key-data"}
+
+
+def test_our_commands_find_the_scheduler_in_it(
+    path: pathlib.Path, tmp_path: pathlib.Path, pki: certificates.Pki
+) -> None:
+    lab = layout.Layout(tmp_path / "lab")
+    scheduler = "https://127.0.0.1:10259"
+    kubeconfigs.add_to(path, lab, "https://127.0.0.1:6443", pki, scheduler=scheduler)
+    found = config.load(str(path)).extensions["whipstaff"]
+    assert found == {"dataDir": str(lab.root), "scheduler": scheduler}

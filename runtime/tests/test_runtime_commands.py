@@ -375,3 +375,9 @@ def test_a_component_ends_by_itself_or_by_its_error() -> None:
     assert ran == [os.getpid()]
     with pytest.raises(errors.StartupError, match="no API server"):
         commands.run(fails)
+
+
+def test_as_a_plugin_of_kubectl_it_is_called_what_kubectl_calls_it() -> None:
+    script = pathlib.Path(sys.executable).with_name("kubectl-whipstaff")
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("Usage: kubectl whipstaff ")

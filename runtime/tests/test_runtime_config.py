@@ -110,6 +110,13 @@ def test_a_kubeconfig_says_where_and_as_whom(file: pathlib.Path) -> None:
     assert connection.tls.verify_mode == ssl.CERT_REQUIRED
 
 
+def test_what_a_kubeconfig_says_beside_that_is_kept(file: pathlib.Path) -> None:
+    entries = [{"name": "whipstaff", "extension": {"scheduler": "https://127.0.0.1:1"}}, "junk"]
+    connection = write(file, kubeconfig({"extensions": entries}))
+    assert connection.extensions == {"whipstaff": {"scheduler": "https://127.0.0.1:1"}}
+    assert write(file, kubeconfig({"extensions": "junk"})).extensions == {}
+
+
 def test_another_context_can_be_asked_for(file: pathlib.Path) -> None:
     content = kubeconfig()
     content["contexts"].append({"name": "there", "context": {"cluster": "d"}})

@@ -17,7 +17,15 @@ import hypothesis
 from hypothesis import strategies as st
 
 from whipstaff.runtime import quantities, selectors
-from whipstaff.scheduler import decision, plugin_arguments, pods, profile, snapshot, testing
+from whipstaff.scheduler import (
+    decision,
+    explanation,
+    plugin_arguments,
+    pods,
+    profile,
+    snapshot,
+    testing,
+)
 
 Object = dict[str, Any]
 Amounts = dict[str, fractions.Fraction]
@@ -440,6 +448,22 @@ def check(
     assert str(found.failure) == f"0/{len(nodes)} nodes are available: {', '.join(texts)}."
 
 
+def check_evidence(evidence: explanation.Evidence | None, expected: Expected) -> None:
+    """What is told of a decision long after it is what held then."""
+    assert evidence is not None
+    sheet = evidence.sheet()
+    rejections, scores = {}, {}
+    for position, name in enumerate(sheet.names):
+        status = sheet.status(position)
+        if status.is_success:
+            column = sheet.weighted[:, position].tolist()
+            scores[name] = {plugin: column[row] for row, (plugin, _) in enumerate(sheet.scorers)}
+        else:
+            rejections[name] = (status.plugin, list(status.reasons), status.code == 3)
+            assert not sheet.total[position]
+    assert (rejections, scores) == (expected.rejections, expected.scores)
+
+
 # Clusters, pods and profiles at random
 
 
@@ -691,7 +715,8 @@ def test_a_decision_is_what_a_loop_over_the_nodes_gives(
         world.step("node", node, specs)
     plugins = settings.build()
     rng = Counting()
-    decider = decision.Decider(world.cluster, rng)
+    decider = decision.Decider(world.cluster, rng, evidence=True)
+    kept: list[tuple[explanation.Evidence | None, Expected]] = []
     everyone = [("decide", number) for number in range(len(specs))]
     for kind, argument in [*everyone, *steps, *everyone]:
         if kind != "decide":
@@ -704,9 +729,13 @@ def test_a_decision_is_what_a_loop_over_the_nodes_gives(
         rng.among = 1
         found = decider.decide(pods.PodInfo.from_object(raw), plugins)
         view = world.view()
-        check(found, reference(raw, view, settings), rng.among, view)
+        expected = reference(raw, view, settings)
+        check(found, expected, rng.among, view)
+        kept.append((found.evidence, expected))
         if found.node is not None:
             world.place(found.node, spec)
+    for evidence, expected in kept:
+        check_evidence(evidence, expected)
 
 
 def test_the_reference_itself_agrees_with_upstreams_worked_examples() -> None:

@@ -7,11 +7,13 @@ import json
 import pathlib
 import random
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import click.testing
 import pytest
 
@@ -124,6 +126,21 @@ def test_a_wrong_flag_is_named(arguments: list[str], message: str) -> None:
     result = click.testing.CliRunner().invoke(command.command, arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--page-address=0.0.0.0:80", "has to be a loopback address"),
+        ("--page-address=here", "isn't IP:PORT"),
+        ("--explanation-memory=much", "'much' is not a quantity"),
+        ("--explanation-memory=-1Mi", "less than nothing"),
+    ],
+)
+def test_a_value_that_cant_be_used_is_named_with_its_flag(argument: str, message: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match=argument.partition("=")[0]) as caught:
+        command.command.main([argument], standalone_mode=False)
+    assert message in str(caught.value)
 
 
 async def test_exit_codes_tell_configuration_from_circumstances(
@@ -240,8 +257,12 @@ async def test_the_rights_of_the_stock_scheduler_are_enough(
 
 @pytest.mark.apiserver
 async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_lease: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        page = f"127.0.0.1:{free.getsockname()[1]}"
     process = start_scheduler(
-        "--kubeconfig", str(cluster.plane.kubeconfig), "--scheduler-name", cluster.scheduler_name
+        f"--kubeconfig={cluster.plane.kubeconfig}",
+        f"--scheduler-name={cluster.scheduler_name}",
+        f"--page-address={page}",
     )
     await cluster.node("node-a")
     await cluster.node("node-b", cpu="1")
@@ -283,6 +304,18 @@ async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_leas
         "0/2 nodes are available: 2 Preemption is not helpful for scheduling."
     )
     assert (await process.fetch("/debug/decisions?limit=x", context))[0] == 400
+    _, answer = await process.fetch(
+        f"/debug/explain?namespace={cluster.namespace}&name=big", context
+    )
+    assert json.loads(answer)["needs"][0] == {
+        "node": "node-a",
+        "changes": ["more cpu than it has at all (64 wanted, the node has 4)"],
+    }
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{page}/") as response:
+            assert "Whipstaff scheduler" in await response.text()
+        async with session.get(f"http://{page}/debug/cluster") as response:
+            assert (await response.json())["attempts"]["scheduled"] == 1
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
     assert (await process.fetch("/debug/decisions", nobody))[0] == 403

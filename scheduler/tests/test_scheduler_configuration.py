@@ -679,3 +679,23 @@ def test_the_extenders_of_a_file_are_shown_as_they_are_in_effect(load: Load) -> 
         {"name": "example.com/gpu", "ignoredByScheduler": True},
         {"name": "example.com/tpu", "ignoredByScheduler": False},
     ]
+
+
+def test_what_is_shown_of_the_configuration_is_a_file_that_gives_the_same(load: Load) -> None:
+    settings = load(
+        """
+        podMaxBackoffSeconds: 20
+        profiles:
+        - schedulerName: packing
+          plugins:
+            multiPoint: {enabled: [{name: ImageLocality, weight: 7}]}
+            score: {disabled: [{name: NodeAffinity}]}
+          pluginConfig:
+          - name: NodeResourcesFit
+            args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 1}]}}
+          - name: DynamicResources
+            args: {filterTimeout: 3s}
+        """
+    )
+    again = configuration.of_document(configuration.describe(settings), settings.source)
+    assert again == settings

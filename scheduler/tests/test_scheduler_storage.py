@@ -109,7 +109,7 @@ class Waiting:
 
 
 def handler(resource: str, known: storage.Storage, waiting: Any) -> storage_state.Handler:
-    [kind] = [each for each in storage_state._KINDS if each.resource.plural == resource]
+    [kind] = [each for each in storage_state.KINDS if each.resource.plural == resource]
     return storage_state.Handler(kind, known, waiting)
 
 

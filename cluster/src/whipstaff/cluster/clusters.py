@@ -276,9 +276,16 @@ def _write_kubeconfigs(place: layout.Layout, settings: components.Settings) -> N
         )
     for name, (user, pair) in pairs.items():
         document = kubeconfigs.document(
-            place.name, user, settings.server, ca.pair.certificate, pair
+            place.name, user, settings.server, ca.pair.certificate, pair, **_known(settings)
         )
         kubeconfigs.write(place.kubeconfig(name), document)
+
+
+def _known(settings: components.Settings) -> dict[str, str]:
+    """What our commands are to find in a kubeconfig: our scheduler's address."""
+    if "scheduler" in settings.stock:
+        return {}
+    return {"scheduler": f"https://{ports.LOOPBACK}:{settings.ports.scheduler}"}
 
 
 def _launch(place: layout.Layout) -> processes.Process:
@@ -315,7 +322,9 @@ def _add_context(
     """Give the user's kubeconfig a context for the cluster, as kind and minikube do."""
     path = kubeconfigs.user_path()
     settings = planned.settings(place, certificates.load(place.pki))
-    name, previous = kubeconfigs.add_to(path, place, settings.server, settings.pki)
+    name, previous = kubeconfigs.add_to(
+        path, place, settings.server, settings.pki, **_known(settings)
+    )
     changed = dataclasses.replace(
         planned, user_kubeconfig=str(path), context=name, previous_context=previous
     )

@@ -24,10 +24,18 @@ _SECTIONS = ("clusters", "users", "contexts")
 
 
 def document(
-    name: str, user: str, server: str, ca: pathlib.Path, pair: certificates.Pair
+    name: str,
+    user: str,
+    server: str,
+    ca: pathlib.Path,
+    pair: certificates.Pair,
+    **more: str,
 ) -> dict[str, Any]:
-    """A kubeconfig with the one context ``name``, in which ``user`` talks to ``server``."""
-    return {
+    """A kubeconfig with the one context ``name``, in which ``user`` talks to ``server``.
+
+    ``more`` is what our own commands find in it, such as ``scheduler``, the scheduler's address.
+    """
+    made: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
@@ -45,6 +53,10 @@ def document(
         "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
         "current-context": name,
     }
+    if more:
+        mark = {"name": _EXTENSION, "extension": more}
+        made["clusters"][0]["cluster"]["extensions"] = [mark]
+    return made
 
 
 def write(path: pathlib.Path, config: dict[str, Any]) -> pathlib.Path:
@@ -122,9 +134,13 @@ def owner(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def add_to(
-    path: pathlib.Path, place: layout.Layout, server: str, pki: certificates.Pki
+    path: pathlib.Path,
+    place: layout.Layout,
+    server: str,
+    pki: certificates.Pki,
+    **more: str,
 ) -> tuple[str, str | None]:
-    """Merge the cluster into the file and make its context current.
+    """Merge the cluster into the file and make its context current; ``more`` as for `document`.
 
     Returns:
         The context's name (with a suffix where another cluster has it), and which was current.
@@ -135,9 +151,8 @@ def add_to(
         name = place.name
         if owner(config, name) not in {None, str(place.root)}:
             name = f"{name}-{hashlib.sha256(str(place.root).encode()).hexdigest()[:6]}"
-        own = document(name, name, server, pki.ca.pair.certificate, pki.admin)
-        mark = {"name": _EXTENSION, "extension": {"dataDir": str(place.root)}}
-        own["clusters"][0]["cluster"]["extensions"] = [mark]
+        ca, data_dir = pki.ca.pair.certificate, str(place.root)
+        own = document(name, name, server, ca, pki.admin, dataDir=data_dir, **more)
         write(path.resolve(), merged(config, own))
     previous = config.get("current-context") or None
     return name, previous if previous != name else None

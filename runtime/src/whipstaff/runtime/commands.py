@@ -85,10 +85,15 @@ def cli() -> None:
     """Kubernetes' scheduler, controllers and node agent in Python."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def plugin() -> NoReturn:
+    """The console script ``kubectl-whipstaff``, which kubectl runs as ``kubectl whipstaff``."""
+    main(name="kubectl whipstaff")
+
+
+def main(arguments: Sequence[str] | None = None, *, name: str = "whipstaff") -> NoReturn:
     """The console script: run a subcommand and leave with its exit code (None: sys.argv)."""
     try:
-        code = cli.main(args=arguments, prog_name="whipstaff", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name=name, standalone_mode=False)
     except BrokenPipeError:
         # The reader of standard output has left; without this, flushing at exit complains again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -133,6 +133,7 @@ def _from_files(paths: str, context: str | None, source: str) -> Connection:
         tls=_tls(cluster) if server.startswith("https:") else None,
         server_hostname=cluster.fields.get("tls-server-name"),
         proxy=_proxy(server, cluster),
+        extensions=_extensions(cluster),
         authenticate=functools.partial(_authenticate, cluster, user, save),
     )
     if "exec" not in user.fields and "auth-provider" not in user.fields:
@@ -225,6 +226,16 @@ def _server(cluster: _Entry) -> str:
     if not usable:
         raise cluster.error("server", f"{server!r} isn't an http:// or https:// URL")
     return server
+
+
+def _extensions(cluster: _Entry) -> dict[str, Any]:
+    found = cluster.fields.get("extensions")
+    entries = found if isinstance(found, list) else []
+    return {
+        str(entry["name"]): entry.get("extension")
+        for entry in entries
+        if isinstance(entry, dict) and "name" in entry
+    }
 
 
 def _tls(cluster: _Entry) -> ssl.SSLContext:

@@ -23,7 +23,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import multidict
 
@@ -69,6 +69,7 @@ class Connection:
         server_hostname: the name that the server's certificate must carry, where it isn't the
             URL's.
         proxy: the URL of an HTTP proxy.
+        extensions: what the kubeconfig says of the cluster beside that, by name.
     """
 
     server: str
@@ -77,6 +78,7 @@ class Connection:
     tls: ssl.SSLContext | None = None
     server_hostname: str | None = None
     proxy: str | None = None
+    extensions: Mapping[str, Any] = field(default_factory=dict)
     authenticate: Callable[[], Credentials] | None = field(default=None, repr=False)
     _credentials: Credentials | None = field(default=None, repr=False)
     _due: float = -math.inf

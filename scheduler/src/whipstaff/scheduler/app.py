@@ -58,6 +58,7 @@ from whipstaff.scheduler import (
     queueing_hints,
     snapshot,
     storage_state,
+    views,
     workloads,
 )
 from whipstaff.scheduler.plugins import defaultpreemption
@@ -195,7 +196,8 @@ class Scheduler:
     """One scheduler process's parts. `api` is for its work, `side_api` for events and leases.
 
     Two clients, so that a thousand bindings can't keep the lease from being renewed. `synced` is
-    called when everything that there is has been read.
+    called when everything that there is has been read. `evidence_bytes` is the memory for what the
+    last decisions rested on; with 0 that isn't kept.
     """
 
     def __init__(
@@ -206,12 +208,13 @@ class Scheduler:
         side_api: client.Client,
         *,
         synced: Callable[[], None] = lambda: None,
+        evidence_bytes: int = decisions.EVIDENCE_BYTES,
     ) -> None:
         self._settings = settings
         self._synced = synced
         self._cluster = snapshot.Snapshot()
         self._measured = metrics.Metrics()
-        self._ring = decisions.Decisions()
+        self._ring = decisions.Decisions(evidence_bytes=evidence_bytes)
         ready = asyncio.Event()
         others = {consultation.NAME: None} if settings.extenders else {}
         sort_plugin = next(iter(profiles.values())).queue_sort
@@ -298,7 +301,10 @@ class Scheduler:
             # Seeded by name: choices among equals are the same in every run of this scheduler, and
             # others in another one beside it.
             decider=decision.Decider(
-                self._cluster, random.Random(",".join(profiles)), promises=promises
+                self._cluster,
+                random.Random(",".join(profiles)),
+                promises=promises,
+                evidence=evidence_bytes > 0,
             ),
             profiles=profiles,
             latest=self._pods.get,
@@ -317,6 +323,15 @@ class Scheduler:
         self._background = asyncio.TaskGroup()
         self._watching = False
         self._stopping = False
+        self.views = views.Views(
+            cluster=self._cluster,
+            waiting=self._waiting,
+            ring=self._ring,
+            profiles=profiles,
+            latest=self._pods.get,
+            measured=self._measured,
+        )
+        """What it shows of what it does."""
         self._measure()
 
     @property
@@ -402,12 +417,12 @@ class Scheduler:
         }
 
     def show(self, server: serving.Server) -> None:
-        """Adds what `server` serves of it: checks under upstream's names, and two pages."""
+        """Adds what `server` serves of it: checks under upstream's names, and its views."""
         server.add_check("leaderElection", self._check_lease)
         server.add_check("sched-handler-sync", self._check_synced, on=("readyz",))
         server.add_check("shutdown", self._check_running, on=("readyz",))
         server.add_route("/configz", self._show_configuration)
-        server.add_route("/debug/decisions", self._show_decisions)
+        self.views.show(server)
 
     def _check_lease(self) -> None:
         if self._elector is not None:
@@ -428,19 +443,6 @@ class Scheduler:
             configuration.API_VERSION.partition("/")[0]: configuration.describe(self._settings)
         }
         return web.json_response(shown)
-
-    async def _show_decisions(self, request: web.Request) -> web.Response:
-        """/debug/decisions[?namespace=NS][&name=NAME][&limit=N]."""
-        limit = request.query.get("limit", "")
-        if limit and not limit.isdecimal():
-            raise web.HTTPBadRequest(text=f"limit: {limit!r} is not a number\n")
-        return web.json_response(
-            self._ring.view(
-                namespace=request.query.get("namespace", ""),
-                name=request.query.get("name", ""),
-                limit=int(limit) if limit else None,
-            )
-        )
 
 
 class _Surroundings:
@@ -480,8 +482,15 @@ async def run(
     profiles: Mapping[str, profile.Profile],
     connection: config.Connection,
     served: flags.Serving,
+    *,
+    page_address: tuple[str, int] | None = None,
+    evidence_bytes: int = decisions.EVIDENCE_BYTES,
 ) -> None:
-    """The whole process. Raises `StartupError` and `LeaseLost`."""
+    """The whole process. Raises `StartupError` and `LeaseLost`.
+
+    `page_address` is where `views.page_server` listens, if anywhere; `evidence_bytes` as for
+    `Scheduler`.
+    """
     limits = settings.client_connection
     async with (
         client.Client(connection, user_agent=USER_AGENT, qps=limits.qps, burst=limits.burst) as api,
@@ -491,10 +500,17 @@ async def run(
         await preflight.check(side_api, [*access(settings), *custom])
         if missing := missing_plugins(settings):
             _log.info("plugins that are not built yet", plugins=", ".join(missing))
-        scheduler = Scheduler(settings, profiles, api, side_api, synced=_settle_memory)
+        scheduler = Scheduler(
+            settings,
+            profiles,
+            api,
+            side_api,
+            synced=_settle_memory,
+            evidence_bytes=evidence_bytes,
+        )
         prometheus_client.REGISTRY.register(scheduler.metrics)
         try:
-            async with _server(scheduler, side_api, served):
+            async with _server(scheduler, side_api, served), _page(scheduler, page_address):
                 await scheduler.run()
         finally:
             prometheus_client.REGISTRY.unregister(scheduler.metrics)
@@ -516,6 +532,13 @@ def _server(
     )
     scheduler.show(server)
     return server
+
+
+def _page(
+    scheduler: Scheduler, address: tuple[str, int] | None
+) -> contextlib.AbstractAsyncContextManager[object]:
+    """The server of the page for this machine, if there is to be one."""
+    return views.page_server(address, scheduler.views) if address else contextlib.nullcontext()
 
 
 def _gate(profiles: Mapping[str, profile.Profile]) -> Callable[[pods.PodInfo], str]:

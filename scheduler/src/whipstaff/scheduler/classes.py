@@ -10,12 +10,16 @@ The result is that of `evaluation.filter_rows` and `score_rows` over all rows; a
 says so. Answers to upstream's opportunistic batching (`runtime/batch.go`) in purpose, not in form.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from whipstaff.scheduler import evaluation, framework, pods, profile, snapshot
+from whipstaff.scheduler import evaluation, explanation, framework, pods, profile, snapshot
 
 INFEASIBLE = -1
+
+_UNNOTED = 16
 
 _NODE = framework.Reads.NODE.value
 _PODS = framework.Reads.PODS.value
@@ -91,6 +95,8 @@ class PodClass:
         self._weighted = np.zeros((0, 0), np.int64)  # (scorers, nodes)
         self._limits = np.zeros((0, 1), np.int64)  # (scorers, 1)
         self._trusted = True
+        self._journal = explanation.Journal(plugins)
+        self._changed: list[framework.Rows] = []  # what the journal hasn't noted yet
 
     def refresh(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
         """Brings everything up to date with the snapshot.
@@ -105,6 +111,12 @@ class PodClass:
         else:
             self._rebuild(pod, cluster)
         self._version = cluster.version
+
+    def noted(self, names: Sequence[str]) -> explanation.Frame:
+        """What is known now, for later; `names` as `explanation.Journal.note` wants them."""
+        changed, self._changed = self._changed, []
+        scorers = self._scorers or ()
+        return self._journal.note(names, scorers, changed, self.filtered, self._weighted)
 
     def weighted_at(self, row: int) -> dict[str, int]:
         """Each scorer's weighted score of one feasible row."""
@@ -133,6 +145,7 @@ class PodClass:
         self._combine(framework.ALL_ROWS)
         self._scorers = None
         self._score_everything(pod, cluster)
+        self._changed = [framework.ALL_ROWS]
 
     def _update(self, pod: pods.PodInfo, cluster: snapshot.Snapshot, changes: _Changes) -> None:
         combined: framework.Rows = compact(changes.rows)
@@ -145,8 +158,13 @@ class PodClass:
         moved = self._combine(combined)
         if self._scorers is None:
             self._score_everything(pod, cluster)
-        else:
-            self._score_changes(self._scorers, pod, cluster, changes, moved)
+            if self._scorers is not None:
+                combined = framework.ALL_ROWS
+        elif self._score_changes(self._scorers, pod, cluster, changes, moved):
+            combined = framework.ALL_ROWS
+        self._changed.append(combined)
+        if len(self._changed) > _UNNOTED:
+            self._changed = [framework.ALL_ROWS]
 
     def _filter(
         self, index: int, pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
@@ -204,7 +222,8 @@ class PodClass:
         cluster: snapshot.Snapshot,
         changes: _Changes,
         moved: bool,
-    ) -> None:
+    ) -> bool:
+        """Whether other rows than those that changed may have got other scores."""
         summed: framework.Rows = framework.ALL_ROWS if changes.images else compact(changes.rows)
         stale = moved
         for index, entry in enumerate(scorers):
@@ -215,6 +234,7 @@ class PodClass:
             self._normalize(scorers, pod)
             summed = framework.ALL_ROWS
         self._sum(scorers, summed)
+        return summed is framework.ALL_ROWS
 
     def _score(
         self,

@@ -8,8 +8,8 @@ Answers to `cmd/kube-scheduler/app/options`. Left out: deprecated flags and feat
 
 import click
 
-from whipstaff.runtime import commands, config, flags
-from whipstaff.scheduler import app, configuration, profile
+from whipstaff.runtime import commands, config, errors, flags, quantities
+from whipstaff.scheduler import app, configuration, profile, views
 
 
 @click.command("scheduler")
@@ -30,6 +30,20 @@ from whipstaff.scheduler import app, configuration, profile
 )
 @flags.leader_election_options(configuration.LEADER_ELECTION.resource_name)
 @flags.serving_options(10259)
+@click.option(
+    "--page-address",
+    metavar="IP:PORT",
+    default="",
+    help="Serve the page that shows the cluster here as well, over HTTP and without asking who it "
+    "is; a loopback address, such as 127.0.0.1:10260.",
+)
+@click.option(
+    "--explanation-memory",
+    metavar="QUANTITY",
+    default="32Mi",
+    show_default=True,
+    help="Memory for what the last decisions rested on; 0 doesn't keep it.",
+)
 @flags.logging_options
 def command(
     config_file: str | None,
@@ -37,8 +51,12 @@ def command(
     scheduler_names: tuple[str, ...],
     leader_election: flags.LeaderElection,
     serving: flags.Serving,
+    page_address: str,
+    explanation_memory: str,
 ) -> None:
     """Place pods on nodes: a Kubernetes scheduler over arrays."""
+    evidence_bytes = _bytes(explanation_memory)
+    page = views.loopback(page_address) if page_address else None
     settings = configuration.effective(
         configuration.load(config_file, external=profile.installed())
         if config_file is not None
@@ -48,4 +66,23 @@ def command(
     )
     profiles = app.build_profiles(settings)
     connection = config.load(kubeconfig or settings.client_connection.kubeconfig)
-    commands.run(lambda: app.run(settings, profiles, connection, serving))
+    commands.run(
+        lambda: app.run(
+            settings,
+            profiles,
+            connection,
+            serving,
+            page_address=page,
+            evidence_bytes=evidence_bytes,
+        )
+    )
+
+
+def _bytes(text: str) -> int:
+    try:
+        amount = quantities.value(text)
+    except ValueError as error:
+        raise errors.ConfigurationError(f"--explanation-memory: {error}") from error
+    if amount < 0:
+        raise errors.ConfigurationError(f"--explanation-memory: {text!r} is less than nothing")
+    return amount

@@ -94,10 +94,17 @@ def load(path: str, *, external: Sequence[str] = ()) -> Configuration:
     `external` are the names of plugins that aren't upstream's but are known here, such as those
     that packages bring. Raises `ConfigurationError`.
     """
+    return of_document(strict.load(path), path, external=external)
+
+
+def of_document(
+    document: dict[str, Any], source: str, *, external: Sequence[str] = ()
+) -> Configuration:
+    """The configuration in a document that came from `source`, as `load` reads it from a file."""
     problems: list[str] = []
-    configuration = _read(strict.load(path), path, frozenset(external), problems)
+    configuration = _read(document, source, frozenset(external), problems)
     if problems:
-        raise errors.ConfigurationError(f"{path}: {'; '.join(problems)}")
+        raise errors.ConfigurationError(f"{source}: {'; '.join(problems)}")
     return configuration
 
 
@@ -141,7 +148,8 @@ def _describe_profile(profile: Profile) -> dict[str, Any]:
             if group.enabled or group.disabled
         },
         "pluginConfig": [
-            {"name": name, "args": arguments} for name, arguments in profile.arguments.items()
+            {"name": name, "args": plugin_arguments.describe(name, arguments)}
+            for name, arguments in profile.arguments.items()
         ],
     }
 

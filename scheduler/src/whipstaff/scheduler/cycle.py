@@ -224,7 +224,7 @@ class Cycle:
         if assumed is None:
             self._no_node(queued, decided, started)
             return None
-        self._ring.record(pod.key, pod.uid, decided)
+        self._ring.record(pod.key, pod.uid, decided, scheduler=pod.scheduler_name)
         placement = binding_cycle.Placement(
             chosen_profile,
             decided.state,
@@ -294,8 +294,16 @@ class Cycle:
         nominated = None
         if self._as_it_is_by_now(queued) is not None:
             nominated = self._make_room(queued.pod, answer)
-        message = str(failure)
-        self._ring.record(queued.key, queued.uid, decided, message)
+        outcome = None if answer is None else answer.outcome
+        self._ring.record(
+            queued.key,
+            queued.uid,
+            decided,
+            str(failure),
+            scheduler=queued.profile,
+            nominated=(outcome and outcome.nominated) or "",
+            victims=[victim.key for victim in outcome.victims] if outcome else (),
+        )
         self._unschedulable(queued, failure, nominated, started)
 
     def _unschedulable(
@@ -348,7 +356,11 @@ class Cycle:
     ) -> None:
         """Once the node was chosen, a plugin said no to it, or failed."""
         if status.is_rejected:
-            self._unschedulable(queued, diagnosis.refused(node, status), "", started)
+            failure = diagnosis.refused(node, status)
+            self._ring.record_failure(
+                queued.key, queued.uid, str(failure), scheduler=queued.profile
+            )
+            self._unschedulable(queued, failure, "", started)
         else:
             self._failed(queued, status.message, started)
 
@@ -360,6 +372,7 @@ class Cycle:
         if rejected:
             result, reason = metrics.UNSCHEDULABLE, pod_conditions.UNSCHEDULABLE
         self._measured.observe_attempt(result, queued.profile, self._now() - started)
+        self._ring.record_failure(queued.key, queued.uid, message, scheduler=queued.profile)
         queued.rejected_by = queued.pending_on = frozenset()
         self._put_back(queued, reason, message, "")
 

@@ -18,7 +18,7 @@ Left out on purpose: sampling of nodes, and leaving a single feasible node unsco
 import collections
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from whipstaff.scheduler import (
     classes,
     diagnosis,
     evaluation,
+    explanation,
     framework,
     nominator,
     pods,
@@ -52,6 +53,8 @@ class Decision:
     failure: diagnosis.FitError | None = None
     state: framework.CycleState = dataclasses.field(default_factory=dict)
     """What the plugins noted that were asked about this very pod."""
+    evidence: explanation.Evidence | None = None
+    """What was said of each node, if it is kept; None also where no node was asked about."""
 
 
 class Decider:
@@ -64,12 +67,19 @@ class Decider:
         *,
         promises: nominator.Nominator | None = None,
         max_classes: int = 64,
+        evidence: bool = False,
     ) -> None:
-        """`max_classes`: how many classes of pods to remember, some 200 kB each at 5,000 nodes."""
+        """`evidence`: whether decisions are to carry what they rested on.
+
+        `max_classes`: how many classes of pods to remember, some 200 kB each at 5,000 nodes.
+        """
         self._cluster = cluster
         self._promises = nominator.Nominator() if promises is None else promises
         self._rng = rng
         self._max_classes = max_classes
+        self._evidence = evidence
+        self._names: tuple[str, ...] = ()  # as they were at that `images_version`
+        self._names_version = -1
         self._classes: collections.OrderedDict[object, classes.PodClass] = collections.OrderedDict()
 
     def decide(self, pod: pods.PodInfo, plugins: profile.Profile) -> Decision:
@@ -130,7 +140,8 @@ class Decider:
         finally:
             trying.restore()
         scored = evaluation.score_rows(plugins, pod, self._cluster, trying.state, rows)
-        return self._chosen(rows, scored, 1, trying.state)
+        evidence = self._of_rows(plugins, rows, filtered, scored)
+        return self._chosen(rows, scored, 1, trying.state, evidence)
 
     def _leave_room(
         self,
@@ -260,9 +271,11 @@ class Decider:
         feasible = rows[filtered.rejected_by == 0]
         if not len(feasible):
             names = [cluster.names[row] for row in rows.tolist()]
-            return self._unfit(plugins, names, filtered, absent, pre)
+            evidence = self._of_rows(plugins, rows, filtered, None, absent)
+            return self._unfit(plugins, names, filtered, absent, pre, evidence)
         scored = evaluation.score_rows(plugins, pod, cluster, state, feasible)
-        return self._chosen(feasible, scored, len(rows), state)
+        evidence = self._of_rows(plugins, rows, filtered, scored, absent)
+        return self._chosen(feasible, scored, len(rows), state, evidence)
 
     def _decide_by_class(
         self,
@@ -279,7 +292,8 @@ class Decider:
             filtered = self._leave_room(pod, plugins, filtered)
         feasible = np.flatnonzero(filtered.rejected_by == 0)
         if not len(feasible):
-            return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre)
+            evidence = self._of_class(plugins, known, filtered)
+            return self._unfit(plugins, cluster.names, filtered, framework.SUCCESS, pre, evidence)
         state.update(known.state)
         anew = [
             entry
@@ -287,18 +301,20 @@ class Decider:
             if not entry.kept and not evaluation.skips_score(entry, pod, cluster, state, feasible)
         ]
         if filtered is known.filtered:
-            return self._choose_among_known(pod, known, state, feasible, anew)
+            return self._choose_among_known(pod, plugins, known, state, feasible, anew)
         scores = known.raw_at(feasible)
         prepared = {entry.name for entry in anew}
         for entry in plugins.scorers:
             if not entry.kept and entry.name not in prepared:
                 scores[entry.name] = None
         scored = evaluation.score_rows(plugins, pod, cluster, state, feasible, scores, prepared)
-        return self._chosen(feasible, scored, len(cluster), state)
+        evidence = self._of_class(plugins, known, filtered, scored.weighted)
+        return self._chosen(feasible, scored, len(cluster), state, evidence)
 
     def _choose_among_known(
         self,
         pod: pods.PodInfo,
+        plugins: profile.Profile,
         known: classes.PodClass,
         state: framework.CycleState,
         feasible: evaluation.Indices,
@@ -328,6 +344,7 @@ class Decider:
             len(feasible),
             len(cluster),
             state=state,
+            evidence=self._of_class(plugins, known, known.filtered, added),
         )
 
     def _filter_anew(
@@ -376,6 +393,7 @@ class Decider:
         scored: evaluation.Scored,
         evaluated: int,
         state: framework.CycleState,
+        evidence: explanation.Evidence | None,
     ) -> Decision:
         position = self._pick(scored.total)
         return Decision(
@@ -385,7 +403,62 @@ class Decider:
             len(feasible),
             evaluated,
             state=state,
+            evidence=evidence,
         )
+
+    def _of_class(
+        self,
+        plugins: profile.Profile,
+        known: classes.PodClass,
+        filtered: evaluation.Filtered,
+        weighted: Mapping[str, framework.Int64s] | None = None,
+    ) -> explanation.Evidence | None:
+        """What to keep of a decision about all nodes, `weighted` being what the class doesn't know.
+
+        That is the scorers asked anew or, where the filters say something else, all of them.
+        """
+        if not self._evidence:
+            return None
+        frame = known.noted(self._all_names())
+        is_known = filtered is known.filtered
+        return explanation.Evidence(
+            frame=frame,
+            filtered=None if is_known else filtered,
+            known=known.filtered,
+            scorers=plugins.scorers,
+            weighted=weighted,
+        )
+
+    def _of_rows(
+        self,
+        plugins: profile.Profile,
+        rows: evaluation.Indices,
+        filtered: evaluation.Filtered,
+        scored: evaluation.Scored | None,
+        absent: framework.Status = framework.SUCCESS,
+    ) -> explanation.Evidence | None:
+        """What to keep of a decision about some nodes."""
+        if not self._evidence:
+            return None
+        everybody = names = self._all_names()
+        if len(rows) != len(everybody):
+            names = tuple(everybody[row] for row in rows.tolist())
+        return explanation.Evidence(
+            names=names,
+            filters=tuple(entry.name for entry in plugins.filters),
+            filtered=filtered,
+            scorers=plugins.scorers,
+            weighted=None if scored is None else scored.weighted,
+            others=len(everybody) - len(names),
+            absent=absent,
+        )
+
+    def _all_names(self) -> tuple[str, ...]:
+        """The nodes' names by row, as one object until the nodes change."""
+        if self._names_version != self._cluster.images_version:
+            self._names_version = self._cluster.images_version
+            self._names = tuple(self._cluster.names)
+        return self._names
 
     def _unfit(
         self,
@@ -394,6 +467,7 @@ class Decider:
         filtered: evaluation.Filtered,
         absent: framework.Status,
         pre: evaluation.PreFiltered,
+        evidence: explanation.Evidence | None,
     ) -> Decision:
         filters = [entry.name for entry in plugins.filters]
         statuses = diagnosis.NodeStatuses(names, filters, filtered, absent)
@@ -410,6 +484,7 @@ class Decider:
                 statuses.plugins(pending),
             ),
             len(names),
+            evidence,
         )
 
 
@@ -433,5 +508,9 @@ def _nothing() -> evaluation.Filtered:
     return evaluation.Filtered(np.zeros(0, np.int8), [])
 
 
-def _failed(failure: diagnosis.FitError, evaluated: int = 0) -> Decision:
-    return Decision(None, 0, {}, 0, evaluated, failure)
+def _failed(
+    failure: diagnosis.FitError,
+    evaluated: int = 0,
+    evidence: explanation.Evidence | None = None,
+) -> Decision:
+    return Decision(None, 0, {}, 0, evaluated, failure, evidence=evidence)

@@ -256,3 +256,10 @@ def _label_name(fields: strict.Fields, name: str, value: str) -> None:
     prefix, _, last = value.rpartition("/")
     if not _QUALIFIED_NAME.match(last) or "/" in prefix or len(prefix) > 253:
         fields.problem(name, f"{value!r} is not a qualified name such as example.com/name")
+
+
+def describe(name: str, arguments: Any) -> Any:
+    """A plugin's arguments in the form of the file, where a duration is a text."""
+    if name != "DynamicResources":
+        return arguments
+    return {field: f"{seconds:g}s" for field, seconds in arguments.items()}

@@ -24,7 +24,7 @@ import dataclasses
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from whipstaff.scheduler import cluster_events, nominator, pods, queueing_hints
@@ -196,6 +196,10 @@ class SchedulingQueue:
     def get(self, key: str) -> QueuedPod | None:
         """The waiting pod of that `namespace/name`; None also while it is in flight."""
         return self._pods.get(key)
+
+    def waiting(self) -> Collection[QueuedPod]:
+        """Every waiting pod but those in flight."""
+        return self._pods.values()
 
     def lengths(self) -> dict[str, int]:
         """How many pods wait in each place: scheduler_pending_pods."""

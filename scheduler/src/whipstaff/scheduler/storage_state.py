@@ -21,7 +21,7 @@ PLUGINS = frozenset({"VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding", 
 _log = logs.get("scheduler.storage_state")
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """A resource, what it is called in events, and what is done with its objects."""
 
     resource: resources.Resource
@@ -31,50 +31,50 @@ class _Kind(NamedTuple):
     drop: Callable[[storage.Storage, Object], None]
 
 
-_KINDS = (
-    _Kind(
+KINDS = (
+    Kind(
         resources.STORAGECLASSES,
         cluster_events.STORAGE_CLASS,
         pruning.storage_class,
         storage.Storage.put_class,
         storage.Storage.drop_class,
     ),
-    _Kind(
+    Kind(
         resources.CSIDRIVERS,
         cluster_events.CSI_DRIVER,
         pruning.bare,
         storage.Storage.put_driver,
         storage.Storage.drop_driver,
     ),
-    _Kind(
+    Kind(
         resources.CSINODES,
         cluster_events.CSI_NODE,
         pruning.csi_node,
         storage.Storage.put_csi_node,
         storage.Storage.drop_csi_node,
     ),
-    _Kind(
+    Kind(
         resources.CSISTORAGECAPACITIES,
         cluster_events.CSI_STORAGE_CAPACITY,
         pruning.bare,
         storage.Storage.put_capacity,
         storage.Storage.drop_capacity,
     ),
-    _Kind(
+    Kind(
         resources.VOLUMEATTACHMENTS,
         cluster_events.VOLUME_ATTACHMENT,
         pruning.bare,
         storage.Storage.put_attachment,
         storage.Storage.drop_attachment,
     ),
-    _Kind(
+    Kind(
         resources.PERSISTENTVOLUMES,
         cluster_events.PERSISTENT_VOLUME,
         pruning.volume,
         storage.Storage.put_volume,
         storage.Storage.drop_volume,
     ),
-    _Kind(
+    Kind(
         resources.PERSISTENTVOLUMECLAIMS,
         cluster_events.PERSISTENT_VOLUME_CLAIM,
         pruning.claim,
@@ -82,14 +82,16 @@ _KINDS = (
         storage.Storage.drop_claim,
     ),
 )
-RESOURCES = tuple(kind.resource for kind in _KINDS)
+"""What is read of storage, and how it gets into a `storage.Storage`."""
+
+RESOURCES = tuple(kind.resource for kind in KINDS)
 """What is watched."""
 
 
 class Handler:
     """What happens when an object of one resource appears, changes or goes."""
 
-    def __init__(self, kind: _Kind, known: storage.Storage, waiting: queue.SchedulingQueue) -> None:
+    def __init__(self, kind: Kind, known: storage.Storage, waiting: queue.SchedulingQueue) -> None:
         self._kind = kind
         self._known = known
         self._waiting = waiting
@@ -144,7 +146,7 @@ def informers(
 ) -> list[informer.Informer]:
     """The informers that keep `known` up to date, not started."""
     made = []
-    for kind in _KINDS:
+    for kind in KINDS:
         watched = informer.Informer(api, kind.resource, transform=kind.prune)
         watched.add_handler(Handler(kind, known, waiting))
         made.append(watched)

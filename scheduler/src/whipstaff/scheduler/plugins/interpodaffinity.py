@@ -138,7 +138,7 @@ class InterPodAffinity(framework.Plugin):
         """Unresolvable where affinity isn't met, for no eviction brings a pod along."""
         found: Filtering = state[self.name]
         rejected = [
-            _unmet(found, pod, cluster, rows),
+            unmet(found, pod, cluster, rows),
             _crowded(found.unwanted, cluster, rows),
             _crowded(found.averse, cluster, rows),
         ]
@@ -257,7 +257,7 @@ def _tally(tallies: Tallies, key: str, cluster: snapshot.Snapshot) -> Tally:
     return tally
 
 
-def _unmet(
+def unmet(
     found: Filtering, pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
 ) -> framework.Mask:
     """(rows,): where the pod's affinity keeps it out.

@@ -26,7 +26,7 @@ _NODE_NAME = "metadata.name"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Required:
+class Required:
     """What a pod demands: all of `labels`, and one of the terms of `selector` if there is one."""
 
     labels: tuple[selectors.Requirement, ...]
@@ -170,7 +170,7 @@ class NodeAffinity(framework.Plugin):
         required = _read_required(pod)
         return self._takes(new, required) and not (old is not None and self._takes(old, required))
 
-    def _takes(self, node: Object, required: _Required) -> bool:
+    def _takes(self, node: Object, required: Required) -> bool:
         labels = node["metadata"].get("labels") or {}
         fields = {_NODE_NAME: node["metadata"]["name"]}
         return (
@@ -178,6 +178,10 @@ class NodeAffinity(framework.Plugin):
             and all(requirement.matches(labels) for requirement in required.labels)
             and (required.selector is None or required.selector.matches(labels, fields))
         )
+
+    def required(self, pod: pods.PodInfo) -> tuple[Required, selectors.NodeSelector | None]:
+        """What the pod demands, and what the profile adds for every pod."""
+        return _read_required(pod), self._added
 
     def _preferred_of(self, pod: pods.PodInfo) -> tuple[_Preferred, ...]:
         try:
@@ -195,7 +199,7 @@ def matches(
     return _meets(_read_required(pod), cluster, rows)
 
 
-def _meets(required: _Required, cluster: snapshot.Snapshot, rows: framework.Rows) -> framework.Mask:
+def _meets(required: Required, cluster: snapshot.Snapshot, rows: framework.Rows) -> framework.Mask:
     matched = np.ones(cluster.size_of(rows), np.bool_)
     for requirement in required.labels:
         matched &= cluster.matches(requirement, rows)
@@ -204,9 +208,9 @@ def _meets(required: _Required, cluster: snapshot.Snapshot, rows: framework.Rows
     return matched
 
 
-def _read_required(pod: pods.PodInfo) -> _Required:
+def _read_required(pod: pods.PodInfo) -> Required:
     required = pod.node_affinity.get(_REQUIRED)
-    return _Required(
+    return Required(
         selectors.from_labels(pod.node_selector).requirements,
         None if required is None else selectors.node_selector(required),
     )

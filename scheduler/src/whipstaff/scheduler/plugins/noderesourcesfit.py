@@ -142,7 +142,7 @@ class NodeResourcesFit(framework.Plugin):
         rejects = bool(np.count_nonzero(full))
         bits = full.astype(np.int64)
         hopeless = np.zeros(len(bits), np.bool_)
-        for name, amount in self._demands(pod.requests.asked):
+        for name, amount in self.demands(pod.requests.asked):
             column = cluster.column_of(name)
             if column is None:
                 allocatable = free = np.zeros(len(bits), np.int64)
@@ -174,8 +174,7 @@ class NodeResourcesFit(framework.Plugin):
             return False
         before, after = _held_by(old), _held_by(new)
         return any(
-            before.amount(name) > after.amount(name)
-            for name, _ in self._demands(pod.requests.asked)
+            before.amount(name) > after.amount(name) for name, _ in self.demands(pod.requests.asked)
         )
 
     def _after_node(self, pod: pods.PodInfo, old: Object | None, new: Object | None) -> bool:
@@ -186,7 +185,7 @@ class NodeResourcesFit(framework.Plugin):
         if new is None:
             return False
         room, allowed = _room_of(new)
-        demands = list(self._demands(pod.requests.asked))
+        demands = list(self.demands(pod.requests.asked))
         if not allowed or any(room.amount(name) < amount for name, amount in demands):
             return False
         if old is None:
@@ -196,8 +195,8 @@ class NodeResourcesFit(framework.Plugin):
             room.amount(name) > before.amount(name) for name, _ in demands
         )
 
-    def _demands(self, asked: requests.Requests) -> Iterator[tuple[str, int]]:
-        """What the pod asks for that is to be checked, in the order of the reasons."""
+    def demands(self, asked: requests.Requests) -> Iterator[tuple[str, int]]:
+        """What the pod asks for that is checked, in the order of the reasons."""
         amounts = (
             (requests.CPU, asked.milli_cpu),
             (requests.MEMORY, asked.memory),

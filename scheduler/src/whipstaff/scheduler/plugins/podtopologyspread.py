@@ -141,7 +141,7 @@ class PodTopologySpread(framework.Plugin):
         codes = np.zeros(cluster.size_of(rows), np.int8)
         for constraint, spread in zip(found.constraints, found.spreads, strict=True):
             verdicts = np.where(
-                _is_full(constraint, spread, pod), np.int8(framework.Code.UNSCHEDULABLE), np.int8(0)
+                is_full(constraint, spread, pod), np.int8(framework.Code.UNSCHEDULABLE), np.int8(0)
             )
             verdicts[0] = framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE
             np.copyto(codes, verdicts[spread.codes[rows]], where=codes == 0)
@@ -281,7 +281,7 @@ class PodTopologySpread(framework.Plugin):
         return has and (moved or _taints(old) != _taints(new))
 
 
-def _is_full(
+def is_full(
     constraint: constraining.Constraint, spread: constraining.Spread, pod: pods.PodInfo
 ) -> framework.Mask:
     """(domains,): where one pod more would be too many."""

@@ -176,6 +176,11 @@ class Snapshot:
         """(rows,): the code of each row's list of taints, 0 for none."""
         return self._taints.codes[: self._size][rows]
 
+    @property
+    def resource_names(self) -> tuple[str, ...]:
+        """(resources,): what the columns of `allocatable` and `requested` are called."""
+        return tuple(self._resources)
+
     def column_of(self, resource: str) -> int | None:
         """The column of a resource; None if neither a node nor a pod ever named it."""
         return self._resources.get(resource)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from whipstaff.runtime import client, config, errors, objects, resources
-from whipstaff.scheduler import offline, pods, pruning
+from whipstaff.scheduler import offline, pruning
 from whipstaff.scheduler.simulation import (
     admission,
     attempts,
@@ -222,6 +222,7 @@ class Scene:
             ),
             self.settings.profiles,
             rng=random.Random(seed),
+            evidence=False,
         )
         self.notes = [*cluster.notes, *self.settings.notes, *_unreadable(self.there)]
         self.notes += _passed_over(surroundings)
@@ -237,14 +238,15 @@ class Scene:
             if expansion.is_workload(document.obj):
                 self._expand(document, classes)
 
-    def admit(self, raw: Object, document: documents.Document) -> pods.PodInfo:
-        """A pod as the API server would store it, read.
+    def admit(self, raw: Object, document: documents.Document) -> Object:
+        """A pod's spec as the API server would store it, and one that can be read.
 
         Raises:
             errors.ConfigurationError: it can't be used.
         """
         try:
-            return offline.info_of(self._admission.admit(raw))
+            admitted = self._admission.admit(raw)
+            return offline.info_of(admitted).raw["spec"]  # type: ignore[no-any-return]
         except ValueError as error:
             raise document.problem(str(error)) from error
 
@@ -263,8 +265,12 @@ class Scene:
             if other["kind"] != "PersistentVolumeClaim" or not self._has_claim(other):
                 self.there.put(other)
         known = {each.pod.key for each in self.wanted}
+        admitted: dict[int, Object] = {}  # pods of one template share their spec
         for raw in expanded.pods:
-            pod = self.admit(raw, document)
+            spec = admitted.get(id(raw["spec"]))
+            if spec is None:
+                spec = admitted[id(raw["spec"])] = self.admit(raw, document)
+            pod = offline.info_of({**raw, "spec": spec})
             if self.there.latest(pod.key) is not None or pod.key in known:
                 raise document.problem(f"there is a pod {pod.key} already")
             if pod.node_name:

@@ -95,8 +95,8 @@ def _model(scene: clusters.Scene, document: documents.Document) -> pods.PodInfo:
     raw = expansion.template(document.obj)
     metadata = raw["metadata"]
     name = metadata.get("name") or metadata["generateName"]
-    pod = scene.admit({**raw, "metadata": {**metadata, "name": name, "uid": "simulated"}}, document)
-    return offline.unplaced(pod.raw)
+    named = {**raw, "metadata": {**metadata, "name": name, "uid": "simulated"}}
+    return offline.unplaced({**named, "spec": scene.admit(named, document)})
 
 
 def _copies(pod: pods.PodInfo, first: int = 0) -> Iterator[pods.PodInfo]:

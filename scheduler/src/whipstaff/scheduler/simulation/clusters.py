@@ -203,7 +203,7 @@ class Scene:
         manifests: Manifests = (),
         *,
         configuration: settings.Config = None,
-        seed: int = 0,
+        seed: int | str = 0,
         namespace: str = "default",
         preempt: bool = True,
         report: attempts.Report = attempts.silent,
@@ -224,6 +224,7 @@ class Scene:
             rng=random.Random(seed),
             evidence=False,
         )
+        self.there.random = random.Random(seed)  # a scheduler has another one for its plugins
         self.notes = [*cluster.notes, *self.settings.notes, *_unreadable(self.there)]
         self.notes += _passed_over(surroundings)
         self.budgets = budgets.Budgets(self.there)

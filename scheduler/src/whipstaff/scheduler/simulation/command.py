@@ -56,7 +56,7 @@ def _common(function: _Decorated) -> _Decorated:
             help="What if NODE and its pods weren't there? May be given several times.",
         ),
         click.option(
-            "--seed", type=int, default=0, show_default=True, help="For what chance decides."
+            "--seed", default="0", show_default=True, help="For what chance decides: any text."
         ),
         click.option(
             "-o",

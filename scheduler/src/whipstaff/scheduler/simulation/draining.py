@@ -36,7 +36,7 @@ def drain(
     ignore_daemonsets: bool = True,
     config: settings.Config = None,
     preempt: bool = True,
-    seed: int = 0,
+    seed: int | str = 0,
     report: attempts.Report = attempts.silent,
 ) -> results.Drain:
     """What draining `nodes` would do.

@@ -38,7 +38,7 @@ def fit(
     limit: int | None = None,
     config: settings.Config = None,
     namespace: str = "default",
-    seed: int = 0,
+    seed: int | str = 0,
     report: attempts.Report = attempts.silent,
 ) -> results.Fit:
     """How many more pods like that of `manifest` fit.

@@ -21,7 +21,7 @@ def place(
     anew: bool = False,
     preempt: bool = True,
     namespace: str = "default",
-    seed: int = 0,
+    seed: int | str = 0,
     report: attempts.Report = attempts.silent,
 ) -> results.Placement:
     """Where the pods of manifests would go, which would stay pending, and who would be evicted.
@@ -35,7 +35,8 @@ def place(
             its node and placed anew first, the oldest one first.
         preempt: whether pods may be evicted for others.
         namespace: of manifests that name none.
-        seed: for what chance decides: among equal nodes, and where preemption begins to look.
+        seed: for what chance decides: among equal nodes, and where preemption begins to look. That
+            of a scheduler is its profiles' names, joined by commas.
         report: told how many pods of how many are done.
 
     Raises:

@@ -159,7 +159,7 @@ async def test_the_scheduler_does_what_was_simulated(cluster: Any, tmp_path: pat
         }
     ]
     wanted = []
-    for index in range(24):
+    for index in range(48):
         kind = ("plain", "spread", "zoned")[index % 3]
         spec: Object = {"schedulerName": cluster.scheduler_name, "terminationGracePeriodSeconds": 0}
         if kind == "spread":

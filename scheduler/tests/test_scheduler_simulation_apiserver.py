@@ -1,6 +1,7 @@
 """Simulations of a live cluster: nothing is written, and the scheduler does what they say."""
 
 import asyncio
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -9,7 +10,7 @@ import click.testing
 import pytest
 import yaml
 
-from whipstaff.runtime import client, config, resources
+from whipstaff.runtime import client, config, errors, resources
 from whipstaff.scheduler import offline, simulation, testing
 from whipstaff.scheduler.simulation import clusters, command
 
@@ -192,3 +193,39 @@ async def test_the_scheduler_does_what_was_simulated(cluster: Any, tmp_path: pat
         for found in placement.pending:
             condition = await cluster.refused(found.pod.partition("/")[2])
             assert condition["message"].startswith(found.message.partition(". ")[0])
+
+
+async def test_the_scheduler_evicts_who_was_simulated_to_go(cluster: Any) -> None:
+    high = f"high-{cluster.namespace}"
+    await cluster.api.create(resources.PRIORITYCLASSES, {"metadata": {"name": high}, "value": 1000})
+    for node, cpus in (("node-a", ("900m", "1")), ("node-b", ("500m", "1500m"))):
+        await cluster.node(node, cpu="2")
+        for index, cpu in enumerate(cpus):
+            name = f"low-{node}-{index}"
+            await cluster.pod(name, cpu=cpu, scheduler="somebody-else")
+            await cluster.bind(name, node)
+    try:
+        simulated = await asyncio.to_thread(
+            simulation.Cluster.connect, str(cluster.plane.kubeconfig)
+        )
+        pod = testing.pod("new", {"cpu": "1"}, namespace=cluster.namespace, priorityClassName=high)
+        placement = simulation.place(simulated, pod, seed=cluster.scheduler_name)
+        [outcome] = placement.placed
+        victims = [victim.partition("/")[2] for victim in outcome.evicts]
+        assert victims
+        everybody = {f"low-{node}-{index}" for node in ("node-a", "node-b") for index in (0, 1)}
+
+        async def is_made() -> bool:
+            # Admission learns of a priority class a moment after it was made.
+            with contextlib.suppress(errors.Forbidden):
+                await cluster.pod("new", cpu="1", priorityClassName=high)
+                return True
+            return False
+
+        await cluster.eventually(is_made, "the pod can be made")
+        async with cluster.scheduling():
+            assert await cluster.placed("new") == [outcome.node]
+            left = {pod["metadata"]["name"] for pod in await cluster.api.list(resources.PODS)}
+            assert everybody - left == set(victims)
+    finally:
+        await cluster.api.delete(resources.PRIORITYCLASSES, high)

@@ -207,7 +207,8 @@ class Attempts:
         self._there.remove(raw)
         self._there.cluster.remove_pod(victim.uid)
         self._changes += 1
-        owner = objects.owner(victim.raw)
+        # An owner has replaced a pod already that is on its way out.
+        returns = objects.owner(victim.raw) is not None and not victim.is_terminating
         self.evictions.append(
             results.Eviction(
                 victim.key,
@@ -215,12 +216,12 @@ class Attempts:
                 victim.priority,
                 preemptor,
                 blocking,
-                owner is not None,
+                returns,
                 wave,
             )
         )
         before = self._outcomes.get(victim.key)
-        if owner is None:
+        if not returns:
             if before is not None:
                 self._outcomes[victim.key] = dataclasses.replace(
                     before, node="", score=0, scores={}, message=f"evicted for {preemptor}"

@@ -10,9 +10,10 @@ Answers to no upstream file; kube-scheduler-simulator and cluster-capacity have 
 import asyncio
 import collections
 import concurrent.futures
+import itertools
 import pathlib
 import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from whipstaff.runtime import client, config, errors, objects, resources
@@ -66,9 +67,12 @@ class Cluster:
     Attributes:
         objects: raw ones, with apiVersion and kind; not to be changed.
         notes: what a reader of answers should know of them.
+        namespace: of manifests that name none.
     """
 
-    def __init__(self, listed: Iterable[Object], notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self, listed: Iterable[Object], notes: Iterable[str] = (), *, namespace: str = "default"
+    ) -> None:
         """Takes objects as an API server gives them; of kinds that don't matter none is kept."""
         found: dict[tuple[str, str, str], Object] = {}
         for obj in offline.flat(listed):
@@ -77,6 +81,7 @@ class Cluster:
                 found[known["apiVersion"], known["kind"], objects.key(known)] = known
         self.objects: Sequence[Object] = list(found.values())
         self.notes = tuple(notes)
+        self.namespace = namespace
 
     @classmethod
     def load(cls, *paths: Path) -> "Cluster":
@@ -102,7 +107,7 @@ class Cluster:
         """
         listed = await offline.read(api, MORE)
         notes = [f"{name} couldn't be read: {text}" for name, text in listed.unread.items()]
-        return cls(listed.objects, notes)
+        return cls(listed.objects, notes, namespace=api.connection.namespace)
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> "Cluster":
@@ -153,7 +158,7 @@ class Cluster:
                 *(_pod_like(obj, name, made) for obj in pods_there),
             )
         ]
-        return Cluster([*self.objects, *more], self.notes)
+        return self._with([*self.objects, *more])
 
     def with_objects(self, manifests: Manifests) -> "Cluster":
         """The cluster with more objects, or other ones in the place of those of the same name.
@@ -162,7 +167,7 @@ class Cluster:
             errors.ConfigurationError: names the file and what is wrong in it.
         """
         more = [document.obj for document in _sound(_documents(manifests))]
-        return Cluster([*self.objects, *more], self.notes)
+        return self._with([*self.objects, *more])
 
     def without_nodes(self, names: Iterable[str]) -> "Cluster":
         """The cluster without some nodes and what is on them.
@@ -177,7 +182,10 @@ class Cluster:
             if not (obj["kind"] == "Node" and objects.name(obj) in gone)
             and not (obj["kind"] == "Pod" and obj["spec"].get("nodeName") in gone)
         ]
-        return Cluster(kept, self.notes)
+        return self._with(kept)
+
+    def _with(self, listed: Iterable[Object]) -> "Cluster":
+        return Cluster(listed, self.notes, namespace=self.namespace)
 
     def _node(self, name: str) -> Object:
         for obj in self.objects:
@@ -204,14 +212,14 @@ class Scene:
         *,
         configuration: settings.Config = None,
         seed: int | str = 0,
-        namespace: str = "default",
+        namespace: str | None = None,
         preempt: bool = True,
         report: attempts.Report = attempts.silent,
         leaving_out: Callable[[Object], bool] = lambda _pod: False,
     ) -> None:
         """`leaving_out` says of raw pods of the cluster that they aren't there."""
         self.settings = settings.load(configuration)
-        found = read_manifests(manifests, namespace)
+        found = read_manifests(manifests, namespace or cluster.namespace)
         surroundings = [each.obj for each in found if not expansion.is_workload(each.obj)]
         self._admission = admission.Admission([*cluster.objects, *surroundings])
         self.there = offline.Offline(
@@ -267,7 +275,8 @@ class Scene:
                 self.there.put(other)
         known = {each.pod.key for each in self.wanted}
         admitted: dict[int, Object] = {}  # pods of one template share their spec
-        for raw in expanded.pods:
+        for made in expanded.pods:
+            raw = self._named(made, known)
             spec = admitted.get(id(raw["spec"]))
             if spec is None:
                 spec = admitted[id(raw["spec"])] = self.admit(raw, document)
@@ -279,6 +288,20 @@ class Scene:
                 self.notes.append(f"{pod.key} names its node, {pod.node_name}, and was put there")
             else:
                 self.wanted.append(attempts.Wanted(pod, workload))
+
+    def _named(self, raw: Object, known: Collection[str]) -> Object:
+        """A pod under a name of its own, where its name is generated."""
+        metadata = raw["metadata"]
+        if not metadata.get("generateName"):
+            return raw
+        numbers = (f"{metadata['generateName']}{number}" for number in itertools.count(1))
+        free = (
+            name
+            for name in numbers
+            if (key := f"{metadata['namespace']}/{name}") not in known
+            and self.there.latest(key) is None
+        )
+        return {**raw, "metadata": {**metadata, "name": next(free)}}
 
     def _has_claim(self, claim: Object) -> bool:
         return self.there.cluster.storage.claim(objects.key(claim)) is not None

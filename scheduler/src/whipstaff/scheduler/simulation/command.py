@@ -89,10 +89,9 @@ _manifests = click.option(
 _namespace = click.option(
     "-n",
     "--namespace",
-    default="default",
-    show_default=True,
     metavar="NAME",
-    help="The namespace of manifests that name none.",
+    help="The namespace of manifests that name none.  [default: that of the kubeconfig's context, "
+    "or default]",
 )
 _config = click.option(
     "--config", metavar="FILE", help="A KubeSchedulerConfiguration. Without it: the defaults."

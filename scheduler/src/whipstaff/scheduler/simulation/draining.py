@@ -22,6 +22,7 @@ DAEMON_SET = "DaemonSet-managed Pods (use --ignore-daemonsets to ignore)"
 DAEMON_SET_IGNORED = "ignoring DaemonSet-managed Pods"
 STATIC = "static pods can't be evicted"
 LOCAL_STORAGE = "Pods with local storage (use --delete-emptydir-data to override)"
+LEAVING = "is on its way out already"
 UNMANAGED = "Pods that declare no controller (use --force to override)"
 
 _CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
@@ -98,6 +99,8 @@ def _split(
             reason = DAEMON_SET if fatal else DAEMON_SET_IGNORED
         elif clusters.MIRROR in objects.annotations(pod.raw):
             reason, fatal = STATIC, False
+        elif pod.is_terminating:
+            reason, fatal = LEAVING, False
         elif not emptydir and _has_local_storage(pod.raw):
             reason = LOCAL_STORAGE
         elif owner is None and not force:

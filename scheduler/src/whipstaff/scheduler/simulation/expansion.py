@@ -65,8 +65,13 @@ def is_workload(obj: Mapping[str, Any]) -> bool:
 
 def label(obj: Mapping[str, Any]) -> str:
     """What tables call the workload: `Deployment default/web`."""
+    return f"{obj['kind']} {obj['metadata']['namespace']}/{name_of(obj)}"
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """The object's name; what names are generated from, where it has none yet."""
     metadata = obj["metadata"]
-    return f"{obj['kind']} {metadata['namespace']}/{metadata.get('name') or 'pod'}"
+    return str(metadata.get("name") or metadata["generateName"].rstrip("-"))
 
 
 def template(obj: Object) -> Object:
@@ -96,9 +101,7 @@ def expand(
     spec = obj["spec"]
     match obj["kind"]:
         case "Pod":
-            metadata = obj["metadata"]
-            name = metadata.get("name") or f"{metadata['generateName']}1"
-            return Expanded([{**obj, "metadata": {**metadata, "name": name}}])
+            return Expanded([{**obj, "metadata": {**obj["metadata"], "name": name_of(obj)}}])
         case "Deployment":
             replica_set = _replica_set(obj)
             return Expanded(_pods(replica_set, _replicas(document)), [replica_set])
@@ -145,7 +148,7 @@ def _replica_set(deployment: Object) -> Object:
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
         "metadata": {
-            "name": f"{deployment['metadata']['name']}-{digest}",
+            "name": f"{name_of(deployment)}-{digest}",
             "namespace": deployment["metadata"]["namespace"],
         },
         "spec": {
@@ -157,7 +160,7 @@ def _replica_set(deployment: Object) -> Object:
 
 def _pods(owner: Object, count: int, start: int = 0) -> list[Object]:
     metadata, made = owner["metadata"], owner["spec"]["template"]
-    name = metadata.get("name") or metadata["generateName"]
+    name = name_of(owner)
     of_template = made.get("metadata") or {}
     labels, annotations = of_template.get("labels") or {}, of_template.get("annotations") or {}
     references = [
@@ -250,7 +253,7 @@ def _daemons(daemon_set: Object, cluster: snapshot.Snapshot) -> Iterator[Object]
     for name in _meant(offline.info_of({**single, "spec": spec}), cluster):
         yield {
             **single,
-            "metadata": {**single["metadata"], "name": f"{daemon_set['metadata']['name']}-{name}"},
+            "metadata": {**single["metadata"], "name": f"{name_of(daemon_set)}-{name}"},
             "spec": {**spec, "affinity": _only(spec.get("affinity") or {}, name)},
         }
 

@@ -37,7 +37,7 @@ def fit(
     *,
     limit: int | None = None,
     config: settings.Config = None,
-    namespace: str = "default",
+    namespace: str | None = None,
     seed: int | str = 0,
     report: attempts.Report = attempts.silent,
 ) -> results.Fit:
@@ -49,7 +49,7 @@ def fit(
             needs besides.
         limit: how many are enough.
         config: the scheduler's configuration, or the file of one.
-        namespace: of a manifest that names none.
+        namespace: of a manifest that names none; the cluster's default one, if not given.
         seed: for what chance decides.
         report: told how many pods fit so far, and the limit or 0.
 
@@ -57,7 +57,7 @@ def fit(
         errors.ConfigurationError: the manifest or the configuration can't be used, or there isn't
             exactly one pod or workload in it.
     """
-    found = clusters.read_manifests(manifest, namespace)
+    found = clusters.read_manifests(manifest, namespace or cluster.namespace)
     workloads = [each for each in found if expansion.is_workload(each.obj)]
     if len(workloads) != 1:
         origin = found[0].origin if found else "the manifest"
@@ -93,9 +93,8 @@ def fit(
 def _model(scene: clusters.Scene, document: documents.Document) -> pods.PodInfo:
     """The pod that the copies are of: without a node, and named for what it is."""
     raw = expansion.template(document.obj)
-    metadata = raw["metadata"]
-    name = metadata.get("name") or metadata["generateName"]
-    named = {**raw, "metadata": {**metadata, "name": name, "uid": "simulated"}}
+    metadata = {**raw["metadata"], "name": expansion.name_of(raw), "uid": "simulated"}
+    named = {**raw, "metadata": metadata}
     return offline.unplaced({**named, "spec": scene.admit(named, document)})
 
 

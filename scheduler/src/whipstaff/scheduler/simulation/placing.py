@@ -20,7 +20,7 @@ def place(
     pending: bool = False,
     anew: bool = False,
     preempt: bool = True,
-    namespace: str = "default",
+    namespace: str | None = None,
     seed: int | str = 0,
     report: attempts.Report = attempts.silent,
 ) -> results.Placement:
@@ -34,7 +34,7 @@ def place(
         anew: every pod of the cluster that isn't there by nature (as a DaemonSet's is) is taken off
             its node and placed anew first, the oldest one first.
         preempt: whether pods may be evicted for others.
-        namespace: of manifests that name none.
+        namespace: of manifests that name none; the cluster's default one, if not given.
         seed: for what chance decides: among equal nodes, and where preemption begins to look. That
             of a scheduler is its profiles' names, joined by commas.
         report: told how many pods of how many are done.
@@ -58,7 +58,9 @@ def place(
     if anew:
         scene.take_off(obj for obj in cluster.objects if obj["kind"] == "Pod" and movable(obj))
     if pending:
-        scene.take_off(list(scene.there.waiting.values()))
+        scene.take_off(
+            raw for raw in scene.there.waiting.values() if not objects.is_terminating(raw)
+        )
     scene.wanted += new
     return play(scene)
 

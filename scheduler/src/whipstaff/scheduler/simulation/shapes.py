@@ -148,7 +148,13 @@ _REPLICATED = Mapped(
     {"replicas": INTEGER, "selector": LABEL_SELECTOR, "template": _TEMPLATE},
     ("selector", "template"),
 )
-_CLAIM = Mapped({"metadata": METADATA, "spec": Mapped({"storageClassName": TEXT})}, ("spec",))
+_CLAIM = Mapped(
+    {
+        "metadata": Mapped(METADATA.fields, ("name",)),
+        "spec": Mapped({"storageClassName": TEXT}),
+    },
+    ("metadata", "spec"),
+)
 
 
 def _whole(spec: Mapped) -> Mapped:
@@ -189,9 +195,8 @@ BY_KIND: Mapping[tuple[str, str], Mapped] = {
                     "taints": Listed(Mapped({"key": TEXT, "effect": TEXT}, ("key", "effect"))),
                 }
             ),
-            "status": Mapped({"allocatable": Mapped(values=QUANTITY)}, ("allocatable",)),
+            "status": Mapped({"allocatable": Mapped(values=QUANTITY)}),
         },
-        ("status",),
     ),
     ("policy/v1", "PodDisruptionBudget"): _whole(Mapped({"selector": LABEL_SELECTOR})),
     ("scheduling.k8s.io/v1", "PriorityClass"): Mapped({"value": INTEGER}, ("value",)),

@@ -135,6 +135,7 @@ def test_successors_that_stay_pending_keep_the_others_where_they_are() -> None:
         ({"minAvailable": "50%"}, 1),
         ({"maxUnavailable": "67%"}, 3),
         ({"maxUnavailable": 0}, 0),
+        ({}, 0),
     ],
 )
 def test_a_budget_that_no_controller_has_seen_is_counted(spec: Object, allowed: int) -> None:
@@ -164,6 +165,14 @@ def test_a_pod_that_isnt_ready_may_go_as_its_budget_says(
 ) -> None:
     there = [*nodes("a", "b"), pod("one", status=UNREADY), budget(status=status, **spec)]
     assert simulation.drain(simulation.Cluster(there), ["a"]).succeeds == goes
+
+
+def test_a_pod_on_its_way_out_has_a_successor_already() -> None:
+    leaving = pod("leaving")
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    found = simulation.drain(simulation.Cluster([*nodes("a", "b"), leaving]), ["a"])
+    assert [(each.reason, each.fatal) for each in found.refusals] == [(draining.LEAVING, False)]
+    assert not found.placement.pods
 
 
 def test_pods_evicted_elsewhere_for_those_of_the_node_are_told() -> None:

@@ -168,6 +168,38 @@ def test_the_file_the_document_and_the_field_are_named(tmp_path: pathlib.Path) -
     )
 
 
+def test_an_object_that_the_engine_cant_read_is_named_too(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "volume.yaml"
+    bad = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "v"},
+        "spec": {"capacity": 3},
+    }
+    path.write_text(yaml.safe_dump(bad))
+    cluster = simulation.Cluster([testing.node("a")])
+    with pytest.raises(errors.ConfigurationError, match=r"volume.yaml: PersistentVolume v: can't"):
+        simulation.place(cluster, path)
+    assert (
+        simulation.place(simulation.Cluster([testing.node("a"), bad]), ())
+        .notes[0]
+        .startswith("PersistentVolume v is left out: can't be read")
+    )
+
+
+def test_generated_names_are_told_apart() -> None:
+    pod = testing.pod("x")
+    pod["metadata"] = {"generateName": "job-"}
+    job = workload("Job", api_version="batch/v1", parallelism=1)
+    job["metadata"] = {"generateName": "batch-"}
+    placement = simulation.place(simulation.Cluster([testing.node("a")]), [pod, pod, job])
+    assert [found.pod for found in placement.pods] == [
+        "default/job-1",
+        "default/job-2",
+        "default/batch-1",
+    ]
+
+
 # Workloads
 
 

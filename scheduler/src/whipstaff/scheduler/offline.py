@@ -159,9 +159,12 @@ class Offline:
         """
         try:
             return self._put(obj)
-        except ValueError as error:
-            self.unreadable[f"{obj.get('kind')} {objects.key(obj)}"] = str(error)
-            self.remove(obj)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            # No API server stores a field of the wrong type, but a file may have one.
+            text = str(error) if isinstance(error, ValueError) else f"can't be read ({error!r})"
+            self.unreadable[label(obj)] = text
+            if objects.name(obj):
+                self.remove(obj)
             return True
 
     def _put(self, obj: Object) -> bool:
@@ -269,6 +272,12 @@ class Offline:
         if plugins is None:
             raise LookupError(f"no profile is called {pod.scheduler_name}")
         return self.decider.post_filter(pod, plugins, failure)
+
+
+def label(obj: Object) -> str:
+    """What an object is called in `Offline.unreadable`."""
+    name = objects.key(obj) if objects.name(obj) else "without a name"
+    return f"{obj.get('kind')} {name}"
 
 
 def info_of(raw: Object) -> pods.PodInfo:

@@ -16,8 +16,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import orjson
-
 from whipstaff.runtime import client, objects
 from whipstaff.scheduler import (
     binding_cycle,
@@ -292,7 +290,7 @@ class Attempts:
             pod.namespace,
             frozenset(pod.labels.items()),
             (owner["kind"], owner["name"]) if owner else None,
-            orjson.dumps(pod.raw["spec"], option=orjson.OPT_SORT_KEYS),
+            repr(pod.raw["spec"]),
         )
 
 

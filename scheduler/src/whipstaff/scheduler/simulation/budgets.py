@@ -137,11 +137,13 @@ def _count(raw: Mapping[str, Any], there: Iterable[pods.PodInfo]) -> Object:
     namespace = objects.namespace(raw)
     covered = [pod for pod in there if pod.namespace == namespace and selector.matches(pod.labels)]
     healthy = sum(is_ready(pod.raw) and not pod.is_terminating for pod in covered)
+    desired = 0
     if spec.get("maxUnavailable") is not None:
-        desired = len(covered) - _share(spec["maxUnavailable"], len(covered))
+        desired = max(len(covered) - _share(spec["maxUnavailable"], len(covered)), 0)
+    elif spec.get("minAvailable") is not None:
+        desired = _share(spec["minAvailable"], len(covered))
     else:
-        desired = _share(spec.get("minAvailable", 1), len(covered))
-    desired = max(desired, 0)
+        healthy = 0  # as upstream: a budget that promises nothing allows nothing
     status = {
         "currentHealthy": healthy,
         "desiredHealthy": desired,

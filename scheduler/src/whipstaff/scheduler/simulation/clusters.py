@@ -220,20 +220,21 @@ class Scene:
         """`leaving_out` says of raw pods of the cluster that they aren't there."""
         self.settings = settings.load(configuration)
         found = read_manifests(manifests, namespace or cluster.namespace)
-        surroundings = [each.obj for each in found if not expansion.is_workload(each.obj)]
+        others = [each for each in found if not expansion.is_workload(each.obj)]
+        surroundings = [each.obj for each in others]
         self._admission = admission.Admission([*cluster.objects, *surroundings])
         self.there = offline.Offline(
-            (
-                obj
-                for obj in (*cluster.objects, *map(_known, surroundings))
-                if not (obj["kind"] == "Pod" and leaving_out(obj))
-            ),
+            (obj for obj in cluster.objects if not (obj["kind"] == "Pod" and leaving_out(obj))),
             self.settings.profiles,
             rng=random.Random(seed),
             evidence=False,
         )
         self.there.random = random.Random(seed)  # a scheduler has another one for its plugins
         self.notes = [*cluster.notes, *self.settings.notes, *_unreadable(self.there)]
+        for document in others:
+            self.there.put(_known(document.obj))
+            if text := self.there.unreadable.get(offline.label(document.obj)):
+                raise document.problem(text)
         self.notes += _passed_over(surroundings)
         self.budgets = budgets.Budgets(self.there)
         self.attempts = attempts.Attempts(

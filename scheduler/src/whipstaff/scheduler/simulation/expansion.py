@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 
 from whipstaff.scheduler import offline, pods, profile, snapshot
 from whipstaff.scheduler.plugins import nodeaffinity, nodename, tainttoleration
@@ -137,9 +136,8 @@ def _parallel(spec: Mapping[str, Any]) -> int:
 
 def _replica_set(deployment: Object) -> Object:
     spec = deployment["spec"]
-    content = orjson.dumps(spec["template"], option=orjson.OPT_SORT_KEYS)
     # An API server's own hash is of the template with all defaults in it; this one is as good.
-    digest = hashlib.sha256(content).hexdigest()[:10]
+    digest = hashlib.sha256(repr(spec["template"]).encode()).hexdigest()[:10]
     metadata = spec["template"].get("metadata") or {}
     labels = {**(metadata.get("labels") or {}), _HASH: digest}
     selector = spec.get("selector") or {}

@@ -6,12 +6,14 @@ are passed over: this is no validation of manifests (`kubectl apply --dry-run=se
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from whipstaff.runtime import quantities
 
 TEXT, INTEGER, BOOLEAN, QUANTITY = "a text", "a number", "true or false", "a quantity"
+SHARE = "a number or a percentage"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Listed:
     item: Any
     at_least: int = 0
 
+
+_PERCENTAGE = re.compile(r"[0-9]{1,9}%")
+_MOST = 2**31 - 1
 
 TEXTS = Mapped(values=TEXT)
 RESOURCES = Mapped({"requests": Mapped(values=QUANTITY), "limits": Mapped(values=QUANTITY)})
@@ -170,7 +175,11 @@ BY_KIND: Mapping[tuple[str, str], Mapped] = {
     ("apps/v1", "ReplicaSet"): _whole(_REPLICATED),
     ("apps/v1", "StatefulSet"): _whole(
         Mapped(
-            {**_REPLICATED.fields, "volumeClaimTemplates": Listed(_CLAIM)},
+            {
+                **_REPLICATED.fields,
+                "volumeClaimTemplates": Listed(_CLAIM),
+                "ordinals": Mapped({"start": INTEGER}),
+            },
             _REPLICATED.needed,
         )
     ),
@@ -198,10 +207,52 @@ BY_KIND: Mapping[tuple[str, str], Mapped] = {
             "status": Mapped({"allocatable": Mapped(values=QUANTITY)}),
         },
     ),
-    ("policy/v1", "PodDisruptionBudget"): _whole(Mapped({"selector": LABEL_SELECTOR})),
+    ("policy/v1", "PodDisruptionBudget"): Mapped(
+        {
+            "metadata": METADATA,
+            "spec": Mapped(
+                {"selector": LABEL_SELECTOR, "minAvailable": SHARE, "maxUnavailable": SHARE}
+            ),
+            "status": Mapped(
+                {
+                    "disruptionsAllowed": INTEGER,
+                    "currentHealthy": INTEGER,
+                    "desiredHealthy": INTEGER,
+                }
+            ),
+        },
+        ("spec",),
+    ),
+    ("v1", "LimitRange"): _whole(
+        Mapped(
+            {
+                "limits": Listed(
+                    Mapped(
+                        {
+                            "type": TEXT,
+                            "default": Mapped(values=QUANTITY),
+                            "defaultRequest": Mapped(values=QUANTITY),
+                        }
+                    )
+                )
+            }
+        )
+    ),
+    ("node.k8s.io/v1", "RuntimeClass"): Mapped(
+        {
+            "metadata": METADATA,
+            "overhead": Mapped({"podFixed": Mapped(values=QUANTITY)}),
+            "scheduling": Mapped({"nodeSelector": TEXTS, "tolerations": Listed(_TOLERATION)}),
+        }
+    ),
     ("scheduling.k8s.io/v1", "PriorityClass"): Mapped({"value": INTEGER}, ("value",)),
     ("v1", "Service"): _whole(Mapped({"selector": TEXTS})),
-    ("v1", "PersistentVolumeClaim"): _whole(Mapped({"storageClassName": TEXT})),
+    ("v1", "PersistentVolume"): _whole(
+        Mapped({"storageClassName": TEXT, "accessModes": Listed(TEXT)})
+    ),
+    ("v1", "PersistentVolumeClaim"): _whole(
+        Mapped({"storageClassName": TEXT, "volumeName": TEXT, "accessModes": Listed(TEXT)})
+    ),
 }
 """What is known of each kind, by apiVersion and kind."""
 
@@ -261,8 +312,12 @@ def _wrong(value: Any, shape: str) -> str:
         except ValueError as error:
             return str(error)
         return "must not be negative" if negative else ""
-    kinds = {TEXT: str, INTEGER: int, BOOLEAN: bool}
-    fits = isinstance(value, kinds[shape]) and (shape != INTEGER or not isinstance(value, bool))
+    if shape == SHARE and isinstance(value, str):
+        return "" if _PERCENTAGE.fullmatch(value) else f"expected {SHARE}, found {value!r}"
+    kinds = {SHARE: int, TEXT: str, INTEGER: int, BOOLEAN: bool}
+    fits = isinstance(value, kinds[shape]) and (shape == BOOLEAN or not isinstance(value, bool))
+    if fits and not isinstance(value, str) and abs(value) > _MOST:
+        return f"expected {shape}, found one that is too large"
     return "" if fits else f"expected {shape}, found {_found(value)}"
 
 

@@ -1,10 +1,13 @@
 """Simulated drains: who goes, who stays, and what holds it up, as `kubectl drain` would have it."""
 
+import collections
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
-from whipstaff.runtime import errors
+from whipstaff.runtime import errors, objects
 from whipstaff.scheduler import simulation, testing
 from whipstaff.scheduler.simulation import draining
 
@@ -189,3 +192,52 @@ def test_pods_evicted_elsewhere_for_those_of_the_node_are_told() -> None:
 def test_a_node_that_isnt_there_is_an_error() -> None:
     with pytest.raises(errors.ConfigurationError, match="there is no node z"):
         simulation.drain(simulation.Cluster(nodes("a")), ["a", "z"])
+
+
+@st.composite
+def _clusters(draw: st.DrawFn) -> tuple[list[Object], int]:
+    count = draw(st.integers(2, 5))
+    names = [f"node-{index}" for index in range(count)]
+    there = [testing.node(name, cpu=draw(st.sampled_from(["2", "4"]))) for name in names]
+    room = {obj["metadata"]["name"]: int(obj["status"]["allocatable"]["cpu"]) for obj in there}
+    for index in range(draw(st.integers(0, 10))):
+        node = draw(st.sampled_from(names))
+        if room[node]:
+            room[node] -= 1
+            kind = draw(st.sampled_from(["ReplicaSet", "ReplicaSet", "DaemonSet", ""]))
+            made = pod(f"pod-{index}", node, kind, priority=draw(st.integers(0, 1)))
+            made["metadata"]["labels"] = {"app": draw(st.sampled_from(["web", "db"]))}
+            there.append(made)
+    allowed = draw(st.integers(0, 2))
+    there.append(budget(status={"disruptionsAllowed": allowed}))
+    return there, allowed
+
+
+@hypothesis.given(drawn=_clusters(), force=st.booleans(), several=st.booleans())
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_a_drain_loses_no_pod_and_breaks_no_budget(
+    drawn: tuple[list[Object], int], force: bool, several: bool
+) -> None:
+    there, allowed = drawn
+    drained = ["node-0", "node-1"] if several else ["node-0"]
+    found = simulation.drain(simulation.Cluster(there), drained, force=force)
+    use, before = found.placement.after, found.placement.before
+    everything = [*found.evictions, *found.placement.evictions]
+    lost = sum(not each.returns for each in everything)
+    assert use.pods.sum() == before.pods.sum() - len(found.placement.pending) - lost
+    assert (use.requested <= use.allocatable).all()
+    assert not {each.node for each in found.placement.placed} & set(drained)
+    staying = {each.pod for each in found.refusals}
+    for index, name in enumerate(use.names):
+        if name in drained:
+            refused = [each for each in found.refusals if each.node == name]
+            if any(each.fatal for each in refused):
+                assert use.pods[index] >= len(refused)
+            else:
+                assert use.pods[index] == len(refused)
+    assert not staying & {each.pod for each in found.evictions}
+    labels = {objects.key(obj): obj["metadata"].get("labels") for obj in there}
+    waves = collections.Counter(
+        (each.node, each.wave) for each in found.evictions if labels[each.pod] == {"app": "web"}
+    )
+    assert max(waves.values(), default=0) <= allowed

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from whipstaff.runtime import client, config, errors, resources
-from whipstaff.scheduler import offline, simulation, testing
-from whipstaff.scheduler.simulation import clusters, command
+from whipstaff.scheduler import offline, simulate_command, simulation, testing
+from whipstaff.scheduler.simulation import clusters
 
 Object = dict[str, Any]
 
@@ -114,7 +114,7 @@ async def test_who_may_only_list_can_simulate_and_nothing_changes(
 
 def run(arguments: list[str]) -> str:
     runner = click.testing.CliRunner()
-    result = runner.invoke(command.simulate, arguments, catch_exceptions=False)
+    result = runner.invoke(simulate_command.simulate, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 

@@ -8,7 +8,7 @@ from typing import Any
 import click.testing
 import pytest
 
-from whipstaff.scheduler.simulation import command
+from whipstaff.scheduler import simulate_command
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "simulate.md"
@@ -24,7 +24,9 @@ def test_a_command_prints_what_the_page_shows(block: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     typed, _, shown = block.partition("\n")
     arguments = shlex.split(typed.removeprefix("$ whipstaff simulate "))
-    result = click.testing.CliRunner().invoke(command.simulate, arguments, catch_exceptions=False)
+    result = click.testing.CliRunner().invoke(
+        simulate_command.simulate, arguments, catch_exceptions=False
+    )
     assert result.exit_code == 0
     assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
 

@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from whipstaff.runtime import errors
-from whipstaff.scheduler import testing
-from whipstaff.scheduler.simulation import command
+from whipstaff.scheduler import simulate_command, testing
 
 Object = dict[str, Any]
 
@@ -27,7 +26,7 @@ CONFIGURATION = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeScheduler
 
 def run(*arguments: str, stdin: bytes | None = None) -> click.testing.Result:
     return click.testing.CliRunner().invoke(
-        command.simulate, list(arguments), input=stdin, catch_exceptions=False
+        simulate_command.simulate, list(arguments), input=stdin, catch_exceptions=False
     )
 
 

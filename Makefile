@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling faults chaos soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -56,6 +56,9 @@ differential: setup ## Random users on two clusters, with the stock controllers 
 
 differential-scheduling: setup ## Random pods on random clusters, to the stock scheduler and to ours: no difference
 	@$(BIN)/pytest e2e/scheduling -m cluster --full -s $(ARGS)
+
+stress-scheduling: setup ## Ours and the stock scheduler on the same nearly full nodes: who overfills how many
+	@$(BIN)/pytest e2e/scheduling/test_beside_another.py -m cluster --full -s $(ARGS)
 
 faults: setup ## A node whose agent is killed 100 times, whose disk fills up, whose API server is away ...
 	@$(BIN)/pytest e2e/faults -m cluster --full $(ARGS)

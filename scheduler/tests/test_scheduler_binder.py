@@ -23,6 +23,8 @@ class Script:
 
     async def create(self, resource: Any, body: Object, namespace: str, **settings: Any) -> Object:
         self.calls.append("POST")
+        before = settings.pop("before")
+        before()
         self.bodies.append({"path": resource.path(namespace, **settings), **body})
         if self.hold is not None:
             await self.hold.wait()
@@ -277,3 +279,47 @@ async def test_what_somebody_else_leaves_to_us_is_sent() -> None:
     await bindings.drain(60)
     assert [each.outcome for each in settled] == [binder.Outcome.BOUND]
     assert script.calls == ["POST"]
+
+
+# Somebody else was faster.
+
+
+async def test_a_binding_that_is_objected_to_at_the_last_moment_is_not_sent() -> None:
+    script = Script()
+    settled: list[binder.Settlement] = []
+    bindings = binder.Binder(script, lambda *ended: settled.append(ended[1]))
+    held = binding()
+    held.objection = lambda: "Insufficient cpu"
+    bindings.start(held)
+    await bindings.drain(1)
+    assert settled == [binder.Settlement(binder.Outcome.OVERTAKEN, "Insufficient cpu")]
+    assert script.bodies == []
+
+
+async def test_nobody_is_asked_to_bind_a_pod_that_is_objected_to() -> None:
+    asked: list[str] = []
+    settled: list[binder.Settlement] = []
+
+    async def delegate() -> bool:
+        asked.append("asked")
+        return True
+
+    bindings = binder.Binder(Script(), lambda *ended: settled.append(ended[1]))
+    held = binding()
+    held.delegate, held.objection = delegate, lambda: "Insufficient cpu"
+    bindings.start(held)
+    await bindings.drain(1)
+    assert (settled[0].outcome, asked) == (binder.Outcome.OVERTAKEN, [])
+
+
+async def test_a_place_is_not_given_up_while_a_lost_binding_may_be_carried_out() -> None:
+    script = Script([errors.Unreachable("reset"), {}], [raw_pod()])
+    answers = iter(["", "Insufficient cpu"])
+    settled: list[binder.Settlement] = []
+    bindings = binder.Binder(script, lambda *ended: settled.append(ended[1]))
+    held = binding()
+    held.objection = lambda: next(answers)
+    bindings.start(held)
+    await bindings.drain(1)
+    assert settled[0].outcome is binder.Outcome.BOUND
+    assert len(script.bodies) == 2

@@ -21,6 +21,7 @@ from whipstaff.scheduler import (
     profile,
     queue,
     queueing_hints,
+    second_look,
     snapshot,
 )
 
@@ -722,3 +723,95 @@ async def test_who_left_room_for_a_pod_is_tried_when_it_needs_it_no_more(
         "rival": "active",
         "boss": "unschedulable",
     }
+
+
+# Somebody else is faster.
+
+
+async def chosen(world: World) -> list[binder.Binding]:
+    """A pod of 600m, about to be bound."""
+    world.pod("web", cpu="600m")
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))
+    return bindings.started
+
+
+async def test_a_pod_whose_node_others_fill_before_it_is_bound_goes_to_another(
+    world: World,
+) -> None:
+    world.node("node-a", cpu="1")
+    [binding] = await chosen(world)
+    assert binding.objection is not None
+    assert binding.objection() == ""
+    world.node("node-b", cpu="1")
+    world.pods.on_add(on_node(raw_pod("theirs", cpu="600m"), "node-a"))
+    assert binding.objection() == "Insufficient cpu"
+    world.settle(binding, binder.Outcome.OVERTAKEN, "Insufficient cpu")
+    assert world.cluster.assumed_count == 0
+    assert world.waiting.lengths()["active"] == 1
+    bindings = Bindings()
+    await world.run(bindings, lambda: bool(bindings.started))
+    [again] = bindings.started
+    assert again.node == "node-b"
+    assert again.objection is not None
+    assert again.objection() == ""
+    assert world.notes.events == []
+    assert world.measured.overtaken == 1
+
+
+async def test_a_pod_that_still_fits_beside_what_others_put_there_stays(world: World) -> None:
+    world.node("node-a", cpu="2")
+    [binding] = await chosen(world)
+    world.pods.on_add(on_node(raw_pod("theirs", cpu="600m"), "node-a"))
+    assert binding.objection is not None
+    assert binding.objection() == ""
+    assert world.cluster.is_assumed("uid-web")
+
+
+@pytest.mark.parametrize(
+    ("changed", "objection"),
+    [
+        ({"spec": {"unschedulable": True}}, "node(s) were unschedulable"),
+        (
+            {"spec": {"taints": [{"key": "gone", "effect": "NoExecute"}]}},
+            "node(s) had untolerated taint(s)",
+        ),
+        ({"status": {"allocatable": {"cpu": "500m", "pods": "10"}}}, "Insufficient cpu"),
+        (None, "the node is gone"),
+    ],
+)
+async def test_a_node_that_changes_before_a_pod_is_bound_is_looked_at_again(
+    world: World, changed: Object | None, objection: str
+) -> None:
+    world.node("node-a")
+    [binding] = await chosen(world)
+    before = world.cluster.node_at(0)
+    if changed is None:
+        world.nodes.on_delete(before)
+    else:
+        world.nodes.on_update(before, {**before, **changed})
+    assert binding.objection is not None
+    assert binding.objection() == objection
+
+
+async def test_pods_of_our_own_are_no_reason_to_look_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.node("node-a", cpu="64")
+    bindings = await begin(world, "one", "two", "three")
+    world.pods.on_update(world.watched["default/two"], on_node(raw_pod("two"), "node-a"))
+    monkeypatch.setattr(second_look, "_refusal", lambda *_: pytest.fail("asked again"))
+    for binding in bindings:
+        assert binding.objection is not None
+        assert binding.objection() == ""
+
+
+async def test_a_pod_that_is_gone_by_then_is_not_tried_again(world: World) -> None:
+    world.node("node-a", cpu="1")
+    [binding] = await chosen(world)
+    raw = world.watched["default/web"]
+    world.pods.on_add(on_node(raw_pod("theirs", cpu="600m"), "node-a"))
+    del world.watched["default/web"]
+    world.pods.on_delete(raw)
+    world.settle(binding, binder.Outcome.OVERTAKEN, "Insufficient cpu")
+    assert sum(world.waiting.lengths().values()) == 0

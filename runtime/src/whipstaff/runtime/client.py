@@ -22,7 +22,7 @@ import contextlib
 import random
 import time
 import urllib.parse
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
@@ -181,6 +181,7 @@ class Client:
         subresource: str | None = None,
         dry_run: bool = False,
         metadata_only: bool = False,
+        before: Callable[[], None] | None = None,
     ) -> Object:
         """Create an object; or POST to a subresource of `name` (``binding``, ``token``, ...).
 
@@ -192,6 +193,7 @@ class Client:
             subresource: which.
             dry_run: have it admitted and validated, and not stored.
             metadata_only: have the answer be a PartialObjectMetadata, which is shorter.
+            before: see `request`.
         """
         space = namespace or body.get("metadata", {}).get("namespace")
         if resource.namespaced and not space:
@@ -202,6 +204,7 @@ class Client:
             {"dryRun": "All"} if dry_run else None,
             body,
             headers=_METADATA_ONLY if metadata_only else None,
+            before=before,
         )
 
     async def update(
@@ -391,6 +394,7 @@ class Client:
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        before: Callable[[], None] | None = None,
     ) -> Any:
         """Any request: decoded JSON, or text when the answer isn't JSON.
 
@@ -402,6 +406,8 @@ class Client:
             content_type: of the body.
             headers: more headers.
             timeout: seconds for an attempt; None is the client's own.
+            before: called when it is this request's turn, just before it is sent, each time that
+                it is; what it raises ends the request unsent.
         """
         payload = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
         target = _target(path, query)
@@ -412,6 +418,8 @@ class Client:
             if self._limit is not None:
                 await self._wait_turn(self._limit)
             identity = await self.connection.headers()
+            if before is not None:
+                before()
             try:
                 answer = await self.http.exchange(
                     method,
@@ -448,9 +456,16 @@ class Client:
         body: Any = None,
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> Object:
         answer = await self.request(
-            method, path, query=query, body=body, content_type=content_type, headers=headers
+            method,
+            path,
+            query=query,
+            body=body,
+            content_type=content_type,
+            headers=headers,
+            before=before,
         )
         if not isinstance(answer, dict):
             raise errors.Unreachable(

@@ -315,6 +315,7 @@ class Scheduler:
             measured=self._measured,
             evictor=self._evictor,
             asked=self._extenders,
+            seen=lambda: self._pods.resource_version,
         )
         self._bindings = binder.Binder(api, self._cycle.settled)
         self._elector: leases.LeaderElector | None = None

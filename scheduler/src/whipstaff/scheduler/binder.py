@@ -11,6 +11,10 @@ it open (a time-out, a 5xx), the pod is read: it is bound here, bound elsewhere,
 and then the same POST goes out again, to the same node, until there is a clear answer. The place
 stays taken all the while.
 
+The other danger is to bind a pod to a node that somebody else has filled since it was chosen. So
+`Binding.objection` is asked at the last moment, when the client's rate limit has let the request
+through: if it objects, nothing is sent. Once an answer was left open that is no longer possible.
+
 A binding may have to be prepared (by Permit and PreBind plugins, see `binding_cycle`), which can
 take minutes. Meanwhile it takes no one's place: only bindings that are being sent count.
 
@@ -38,6 +42,10 @@ _PATIENCE = 15
 """How often a pod may be read and found unbound: with the pauses, longer than the minute for which
 kube-apiserver works on a request."""
 
+_BREATHS = 3
+"""Turns of the event loop before a binding is sent: from data on the watch's connection to what the
+handlers make of it."""
+
 _log = logs.get("scheduler.binder")
 
 
@@ -54,6 +62,8 @@ class Outcome(enum.Enum):
     """The API server said no, for a reason that may pass."""
     UNPREPARED = enum.auto()
     """It was never sent: a plugin said no, or failed."""
+    OVERTAKEN = enum.auto()
+    """It was never sent: the node isn't any more what it was when it was chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +88,11 @@ class Binding:
     prepare: Callable[[], Awaitable[framework.Status]] | None = None
     delegate: Callable[[], Awaitable[bool]] | None = None
     """Binds in our place. False if it left that to us; raises `WhipstaffError`."""
+    objection: Callable[[], str] | None = None
+    """Why the pod shouldn't be bound to the node any more, "" if nothing speaks against it."""
     found_unbound: int = 0
+    is_open: bool = False
+    """Whether it was sent and may still be carried out, for all that is known."""
 
     def body(self) -> Object:
         """The v1.Binding."""
@@ -107,6 +121,10 @@ def judge(raw: Object | None, binding: Binding, reason: str) -> Settlement | Non
     if objects.is_terminating(raw):
         return Settlement(Outcome.GONE)
     return None
+
+
+class _Overtaken(Exception):  # noqa: N818 - it is no error
+    """Somebody else was faster."""
 
 
 class Binder:
@@ -196,7 +214,13 @@ class Binder:
             self._settled(binding, Settlement(Outcome.UNPREPARED, status.message, status))
 
     async def _bind(self, binding: Binding) -> None:
+        # What the watch had delivered by the time of the decision has to be seen before it is sent.
+        for _ in range(_BREATHS):
+            await asyncio.sleep(0)
         if binding.delegate is not None:
+            if binding.objection is not None and (reason := binding.objection()):
+                self._settled(binding, Settlement(Outcome.OVERTAKEN, reason))
+                return
             settlement = await self._delegate(binding, binding.delegate)
             if settlement is not None:
                 self._settled(binding, settlement)
@@ -220,16 +244,31 @@ class Binder:
     async def _post(self, binding: Binding) -> Settlement | None:
         """One try; None when it is still open and the same has to be tried again."""
         pod = binding.pod
+
+        def look_again() -> None:
+            if binding.objection is None or binding.is_open:
+                return
+            if reason := binding.objection():
+                raise _Overtaken(reason)
+
         try:
             await self._api.create(
-                resources.PODS, binding.body(), pod.namespace, name=pod.name, subresource="binding"
+                resources.PODS,
+                binding.body(),
+                pod.namespace,
+                name=pod.name,
+                subresource="binding",
+                before=look_again,
             )
+        except _Overtaken as overtaken:
+            return Settlement(Outcome.OVERTAKEN, str(overtaken))
         except errors.NotFound:
             return Settlement(Outcome.GONE)
         except errors.TooManyRequests as error:
             _log.debug("binding has to wait", pod=pod.key, error=str(error))
             return None
         except (errors.Conflict, errors.ServerError, errors.Unreachable) as error:
+            binding.is_open = True
             return await self._look(binding, error)
         except errors.ApiError as error:
             return Settlement(Outcome.REFUSED, str(error))

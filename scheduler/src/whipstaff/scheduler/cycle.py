@@ -6,7 +6,9 @@ of bindings, so a decision never rests on a picture of the cluster much older th
 what becomes of an attempt: metrics, events, the pod's condition, and its way back into the queue.
 
 While the binder is full the cycle rests: a decision made long before its binding can be sent would
-only be made on an older picture.
+only be made on an older picture. If the watch shows until then that somebody else has put a pod on
+the node, or that the node has changed, the binder asks once more (`second_look`); a pod that would
+overfill the node isn't bound, and is tried again at once.
 
 A pod that fits nowhere may have others evicted for it (PostFilter): who goes is decided in the same
 step, over the same picture, and carried out by `evictions` meanwhile. A pod on its way to a node is
@@ -42,6 +44,7 @@ from whipstaff.scheduler import (
     post_filters,
     profile,
     queue,
+    second_look,
     snapshot,
 )
 from whipstaff.scheduler.plugins import defaultpreemption
@@ -78,7 +81,7 @@ class Cycle:
     """Schedules pods. Everything that it works with is handed in, and made by `app`.
 
     `ready` is set whenever `waiting` may have something to pop; `latest` gives the pod of a key as
-    the watch last showed it; `recorders` has one for each profile.
+    the watch last showed it, `seen` how far that has come; `recorders` has one for each profile.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Cycle:
         measured: metrics.Metrics,
         evictor: evictions.Evictor,
         asked: extenders.Extenders | None = None,
+        seen: Callable[[], str] = str,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waiting = waiting
@@ -110,6 +114,7 @@ class Cycle:
         self._ring = ring
         self._measured = measured
         self._evictor = evictor
+        self._seen = seen
         self._now = now
         self._ready = ready
         self._extenders = asked
@@ -167,12 +172,13 @@ class Cycle:
             if self._consulting.full():
                 self._consulted.clear()
             return None
+        since = self._cluster.version
         try:
             decided = self._decider.decide(pod, chosen_profile)
         except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
             self._crashed(queued, error, started)
             return None
-        return self._place(queued, chosen_profile, decided, started)
+        return self._place(queued, chosen_profile, decided, started, since)
 
     async def run_consulting(self, bindings: binder.Binder) -> None:
         """Schedules the pods that extenders have a say in, one after the other, until cancelled."""
@@ -189,6 +195,7 @@ class Cycle:
         assert self._consultation is not None
         started = self._now()
         chosen_profile = self._profiles[queued.profile]
+        since = self._cluster.version
         try:
             decided = await self._consultation.decide(queued.pod, chosen_profile)
         except Exception as error:  # noqa: BLE001 - a plugin's own code, and one pod of many
@@ -201,7 +208,7 @@ class Cycle:
             self._measured.algorithm_duration.observe(self._now() - started)
             await self._no_node_consulting(queued, decided, started)
             return None
-        return self._place(queued, chosen_profile, decided, started)
+        return self._place(queued, chosen_profile, decided, started, since)
 
     def _place(
         self,
@@ -209,8 +216,12 @@ class Cycle:
         chosen_profile: profile.Profile,
         decided: decision.Decision,
         started: float,
+        since: int,
     ) -> binder.Binding | None:
-        """Takes the place that was decided on; the binding to start, or None."""
+        """Takes the place that was decided on; the binding to start, or None.
+
+        `since` is the version of the cluster over which it was decided.
+        """
         pod = queued.pod
         assumed = None
         try:
@@ -239,12 +250,21 @@ class Cycle:
             return None
         attempt = _Attempt(queued, placement, started, self._now())
         binding = binder.Binding(assumed, assumed.node_name, attempt)
+        binding.objection = functools.partial(self._look_again, assumed, chosen_profile, since)
         if self._extenders is not None and self._extenders.bind_it(pod):
             binding.delegate = functools.partial(self._extenders.bind, pod, assumed.node_name)
         if placement.needs_preparing:
             self._conditions.nominate(pod, assumed.node_name)
             binding.prepare = functools.partial(attempt.prepare, self._now)
         return binding
+
+    def _look_again(self, placed: pods.PodInfo, plugins: profile.Profile, since: int) -> str:
+        """Why a pod whose binding is about to be sent shouldn't be bound, or ""."""
+        reason = second_look.objection(placed, plugins, self._cluster, since)
+        if not reason and logs.enabled(logs.DEBUG):
+            seen = self._seen()
+            _log.debug("binding", pod=placed.key, uid=placed.uid, node=placed.node_name, seen=seen)
+        return reason
 
     def _skip(self, pod: pods.PodInfo) -> bool:
         """Whether there is nothing to do for a pod that came out of the queue."""
@@ -413,6 +433,9 @@ class Cycle:
         if settlement.outcome is binder.Outcome.UNPREPARED:
             self._unprepared(attempt, settlement.status)
             return
+        if settlement.outcome is binder.Outcome.OVERTAKEN:
+            self._overtaken(attempt, settlement.reason)
+            return
         self._measured.extension_point_duration.observe(
             self._now() - attempt.sent, "Bind", "Success" if bound else "Error", queued.profile
         )
@@ -456,6 +479,26 @@ class Cycle:
         else:
             self._forget(pod)
             self._failed(attempt.queued, status.message, attempt.started)
+
+    def _overtaken(self, attempt: _Attempt, reason: str) -> None:
+        """Somebody else has the place by now: the pod is tried again at once, over what is left.
+
+        Nobody is told, for nothing is known yet of the other nodes.
+        """
+        queued, pod = attempt.queued, attempt.placement.pod
+        _log.info("place was taken meanwhile", pod=pod.key, node=pod.node_name, reason=reason)
+        self._measured.overtaken += 1
+        took = self._now() - attempt.started
+        self._measured.observe_attempt(metrics.UNSCHEDULABLE, queued.profile, took)
+        self._forget(pod)
+        raw = self._as_it_is_by_now(queued)
+        if raw is None:
+            self._waiting.done(queued.uid)
+            return
+        queued.pod = cluster_state.read(raw) or queued.pod
+        queued.rejected_by, queued.pending_on = second_look.REJECTED_BY, frozenset()
+        self._waiting.add_unschedulable(queued)
+        self._waiting.activate([queued.key])
 
     def _forget(self, pod: pods.PodInfo) -> None:
         """Takes the assumption back, unless the watch has replaced it, and tells the queue."""

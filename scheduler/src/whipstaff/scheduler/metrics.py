@@ -134,6 +134,8 @@ class Metrics(registry.Collector):
         self.cache_sizes: Callable[[], Mapping[str, int]] = dict
         self.bindings_in_flight: Callable[[], int] = int
         self.scheduled_after_flush = 0
+        self.overtaken = 0
+        """Bindings that weren't sent, because somebody else had filled the node meanwhile."""
 
     def observe_attempt(self, result: str, profile: str, seconds: float) -> None:
         """An attempt has ended: bound, refused or failed."""
@@ -167,6 +169,12 @@ class Metrics(registry.Collector):
             "Number of pods scheduled after no event but a timeout had moved them",
             (),
             [((), self.scheduled_after_flush)],
+        )
+        yield _counter(
+            "whipstaff_scheduler_overtaken_bindings_total",
+            "Number of bindings not sent because others had taken the place on the node meanwhile",
+            (),
+            [((), self.overtaken)],
         )
         yield _counter(
             "scheduler_preemption_attempts_total",

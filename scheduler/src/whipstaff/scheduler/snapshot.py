@@ -80,6 +80,7 @@ class Snapshot:
         self.version = 0
         self.last_node_version = 0
         self.images_version = 0
+        self._surprises: dict[str, int] = {}  # by name of node: the version of the last one
         """Grows when the number of nodes changes, or which of them hold which images."""
         self.names: list[str] = []
         self.row_of: dict[str, int] = {}
@@ -238,6 +239,13 @@ class Snapshot:
         """The raw node of a row."""
         return self._nodes[row]
 
+    def is_as_expected(self, node_name: str, since: int) -> bool:
+        """Whether all that came to a node since that version are pods that were assumed first.
+
+        False too if the node itself changed or went.
+        """
+        return self._surprises.get(node_name, self.version + 1) <= since
+
     def pods_on(self, node_name: str) -> Collection[pods.PodInfo]:
         """The pods that have this node's name, whether the node is known or not."""
         return self._pods_on.get(node_name, {}).values()
@@ -296,6 +304,7 @@ class Snapshot:
             self.images_version = self.version
         self._nodes[row] = raw
         self._node_version[row] = self.last_node_version = self.version
+        self._surprises[self.names[row]] = self.version
 
     def remove_node(self, name: str) -> bool:
         """Forgets a node but not the pods on it; False if it wasn't known."""
@@ -313,6 +322,7 @@ class Snapshot:
         self._clear(last)
         self._size = last
         del self.names[last], self._nodes[last], self._image_names[last]
+        self._surprises.pop(name, None)
         self.version += 1
         self.images_version = self.version
         if row != last:
@@ -410,9 +420,12 @@ class Snapshot:
             self._put(pod)
         elif _occupies_alike(before, pod):
             self._pods[pod.uid] = self._pods_on[pod.node_name][pod.uid] = pod
+            return
         else:
             self._take(before)
             self._put(pod)
+        if pod.node_name in self.row_of:
+            self._surprises[pod.node_name] = self.version
 
     update_pod = add_pod
 

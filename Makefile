@@ -55,7 +55,7 @@ differential: setup ## Random users on two clusters, with the stock controllers 
 	@$(BIN)/pytest e2e/controllers/test_differential.py -m cluster --full -s $(ARGS)
 
 differential-scheduling: setup ## Random pods on random clusters, to the stock scheduler and to ours: no difference
-	@$(BIN)/pytest e2e/scheduling -m cluster --full -s $(ARGS)
+	@$(BIN)/pytest e2e/scheduling/test_differential_scheduling.py -m cluster --full -s $(ARGS)
 
 stress-scheduling: setup ## Ours and the stock scheduler on the same nearly full nodes: who overfills how many
 	@$(BIN)/pytest e2e/scheduling/test_beside_another.py -m cluster --full -s $(ARGS)

@@ -58,6 +58,7 @@ from whipstaff.scheduler import (
     queueing_hints,
     snapshot,
     storage_state,
+    timings,
     views,
     workloads,
 )
@@ -221,7 +222,7 @@ class Scheduler:
         self._waiting = queue.SchedulingQueue(
             now=time.monotonic,
             sort_key=sort_plugin.sort_key,
-            gate=_gate(profiles),
+            gate=_gate(profiles, self._measured),
             interests={
                 name: queueing_hints.interests({**built.plugins, **others})
                 for name, built in profiles.items()
@@ -247,12 +248,13 @@ class Scheduler:
             api, self._cluster, self._pods.get, self._measured, activate=self._activate
         )
         self._budgets = _budgets(api, profiles)
-        self._pods.add_handler(
-            cluster_state.PodHandler(
-                self._cluster, self._waiting, profiles, handle.waiting_pods.reject_removed
-            )
+        pod_handler = cluster_state.PodHandler(
+            self._cluster, self._waiting, profiles, handle.waiting_pods.reject_removed
         )
-        self._nodes.add_handler(cluster_state.NodeHandler(self._cluster, self._waiting))
+        node_handler = cluster_state.NodeHandler(self._cluster, self._waiting)
+        observe = self._measured.event_duration.observe
+        self._pods.add_handler(cluster_state.TimedHandler(pod_handler, observe))
+        self._nodes.add_handler(cluster_state.TimedHandler(node_handler, observe))
         self._others = [
             *workloads.informers(api, self._cluster.workloads),
             *namespaces.informers(api, self._cluster.namespaces),
@@ -305,6 +307,7 @@ class Scheduler:
                 random.Random(",".join(profiles)),
                 promises=promises,
                 evidence=evidence_bytes > 0,
+                stopwatch=timings.Stopwatch(self._measured, random.random),
             ),
             profiles=profiles,
             latest=self._pods.get,
@@ -410,6 +413,7 @@ class Scheduler:
         measured.queue_lengths = self._waiting.lengths
         measured.incoming = self._waiting.incoming
         measured.rejections = self._waiting.rejections
+        measured.events_in_flight = self._waiting.in_flight_events
         measured.bindings_in_flight = self._bindings.__len__
         measured.cache_sizes = lambda: {
             "nodes": len(self._cluster),
@@ -542,10 +546,21 @@ def _page(
     return views.page_server(address, scheduler.views) if address else contextlib.nullcontext()
 
 
-def _gate(profiles: Mapping[str, profile.Profile]) -> Callable[[pods.PodInfo], str]:
+def _gate(
+    profiles: Mapping[str, profile.Profile], measured: metrics.Metrics
+) -> Callable[[pods.PodInfo], str]:
     """PreEnqueue: which plugin of its profile holds a pod."""
 
     def gate(pod: pods.PodInfo) -> str:
+        started = time.perf_counter()
+        held_by = first_to_hold(pod)
+        label = framework.Code.UNSCHEDULABLE_AND_UNRESOLVABLE if held_by else framework.Code.SUCCESS
+        measured.extension_point_duration.observe(
+            time.perf_counter() - started, "PreEnqueue", label.label, pod.scheduler_name
+        )
+        return held_by
+
+    def first_to_hold(pod: pods.PodInfo) -> str:
         for plugin in profiles[pod.scheduler_name].pre_enqueue:
             try:
                 status = plugin.pre_enqueue(pod)

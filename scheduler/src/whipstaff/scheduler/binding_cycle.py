@@ -14,12 +14,13 @@ Answers to `assumeAndReserve`, `prepareForBindingCycle` and `bindingCycle` in
 
 import asyncio
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from whipstaff.runtime import client, logs
-from whipstaff.scheduler import framework, metrics, pods, profile, snapshot
+from whipstaff.scheduler import framework, metrics, pods, profile, snapshot, timings
 from whipstaff.scheduler.waiting_pods import LONGEST_WAIT, WaitingPod, WaitingPods
 
 RESERVE = 'running Reserve plugin "{}"'
@@ -27,6 +28,8 @@ PERMIT = 'running Permit plugin "{}"'
 PRE_FLIGHT = 'running PreBindPreFlight "{}"'
 PRE_BIND = 'running PreBind plugin "{}"'
 WAIT = "waiting on permit for pod"
+
+_WAITING = framework.Status(framework.Code.WAIT)
 
 Object = dict[str, Any]
 
@@ -42,6 +45,7 @@ class Handle:
     latest: Callable[[str], Object | None]
     measured: metrics.Metrics = dataclasses.field(default_factory=metrics.Metrics)
     now: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
     waiting_pods: WaitingPods = dataclasses.field(default_factory=WaitingPods)
     placements: "dict[str, Placement]" = dataclasses.field(default_factory=dict)
     """The pods whose PreBind plugins are at work, by uid."""
@@ -82,6 +86,7 @@ class Placement:
         self._groups: list[list[framework.PreBindPlugin]] = []
         self._work: asyncio.Task[framework.Status] | None = None
         self._reason = ""
+        self._in_detail = handle.chance() < timings.SAMPLED
 
     @property
     def needs_preparing(self) -> bool:
@@ -93,11 +98,11 @@ class Placement:
 
         It names the plugin that rejected the pod; an error's text is complete.
         """
-        status = self._reserve()
+        status = self._timed("Reserve", self._reserve)
         if status.is_success:
-            status = self._permit()
+            status = self._timed("Permit", self._permit)
         if status.is_success:
-            status = self._look_ahead()
+            status = self._timed("PreBindPreFlight", self._look_ahead)
         if not status.is_success:
             if self._waiting is not None:
                 self._handle.waiting_pods.remove(self.pod.uid)
@@ -108,11 +113,17 @@ class Placement:
 
     def unreserve(self) -> None:
         """Undoes what the Reserve plugins did."""
+        self._timed("Unreserve", self._unreserve)
+
+    def _unreserve(self) -> framework.Status:
         for plugin in reversed(self._plugins.reserves):
+            started = self._handle.now()
             try:
                 plugin.unreserve(self._state, self.pod, self.pod.node_name, self._handle)
             except Exception:  # noqa: BLE001 - a plugin's own code; the others have to undo theirs
                 _log.exception("Unreserve failed", plugin=plugin.name, pod=self.pod.key)
+            self._note("Unreserve", plugin.name, framework.SUCCESS, started)
+        return framework.SUCCESS
 
     async def prepare(self) -> framework.Status:
         """Waits for leave, then has the PreBind plugins do their work. Undoes nothing."""
@@ -143,11 +154,36 @@ class Placement:
 
     def post_bind(self) -> None:
         """Tells the PostBind plugins."""
+        self._timed("PostBind", self._post_bind)
+
+    def _post_bind(self) -> framework.Status:
         for plugin in self._plugins.post_binds:
+            started = self._handle.now()
             try:
                 plugin.post_bind(self._state, self.pod, self.pod.node_name, self._handle)
             except Exception:  # noqa: BLE001 - a plugin's own code, and the pod is bound
                 _log.exception("PostBind failed", plugin=plugin.name, pod=self.pod.key)
+            self._note("PostBind", plugin.name, framework.SUCCESS, started)
+        return framework.SUCCESS
+
+    def _timed(self, point: str, run: Callable[[], framework.Status]) -> framework.Status:
+        """All plugins of an extension point."""
+        started = self._handle.now()
+        status = run()
+        took = self._handle.now() - started
+        self._handle.measured.extension_point_duration.observe(
+            took, point, status.code.label, self._plugins.scheduler_name
+        )
+        return status
+
+    def _note(
+        self, point: str, plugin: str, status: framework.Status | None, started: float
+    ) -> None:
+        """A plugin has answered."""
+        if self._in_detail:
+            took = self._handle.now() - started
+            label = (status or framework.SUCCESS).code.label
+            self._handle.measured.plugin_duration.observe(took, plugin, point, label)
 
     def _pass(self) -> None:
         self.is_permitted = True
@@ -155,10 +191,14 @@ class Placement:
 
     def _reserve(self) -> framework.Status:
         for plugin in self._plugins.reserves:
+            started = self._handle.now()
             try:
                 answer = plugin.reserve(self._state, self.pod, self.pod.node_name, self._handle)
             except Exception as error:  # noqa: BLE001 - a plugin's own code
-                return _failure(RESERVE, plugin.name, error)
+                answer = _failure(RESERVE, plugin.name, error)
+                self._note("Reserve", plugin.name, answer, started)
+                return answer
+            self._note("Reserve", plugin.name, answer, started)
             if answer is not None and not answer.is_success:
                 return _refusal(RESERVE, plugin.name, answer)
         return framework.SUCCESS
@@ -167,10 +207,15 @@ class Placement:
         """Every plugin is asked, though one already wants to wait: a later one may say no."""
         waits: dict[str, float] = {}
         for plugin in self._plugins.permits:
+            started = self._handle.now()
             try:
                 answer = plugin.permit(self._state, self.pod, self.pod.node_name, self._handle)
             except Exception as error:  # noqa: BLE001 - a plugin's own code
-                return _failure(PERMIT, plugin.name, error)
+                failure = _failure(PERMIT, plugin.name, error)
+                self._note("Permit", plugin.name, failure, started)
+                return failure
+            told = _WAITING if isinstance(answer, framework.Wait) else answer
+            self._note("Permit", plugin.name, told, started)
             if isinstance(answer, framework.Wait):
                 waits[plugin.name] = min(answer.seconds, LONGEST_WAIT)
             elif answer is not None and not answer.is_success:
@@ -184,12 +229,15 @@ class Placement:
         """Asks which PreBind plugins have work to do, and which of them may do it together."""
         groups: list[list[framework.PreBindPlugin]] = [[]]
         for plugin in self._plugins.pre_binds:
+            started = self._handle.now()
             try:
                 flight = plugin.pre_bind_pre_flight(
                     self._state, self.pod, self.pod.node_name, self._handle
                 )
             except Exception as error:  # noqa: BLE001 - a plugin's own code
                 return _failure(PRE_FLIGHT, plugin.name, error)
+            told = framework.SKIP if flight.skip else framework.SUCCESS
+            self._note("PreBindPreFlight", plugin.name, told, started)
             work: list[framework.PreBindPlugin] = [] if flight.skip else [plugin]
             if flight.parallel:
                 groups[-1] += work
@@ -240,10 +288,14 @@ class Placement:
         return framework.SUCCESS
 
     async def _pre_bind_one(self, plugin: framework.PreBindPlugin) -> framework.Status:
+        started = self._handle.now()
         try:
             answer = await plugin.pre_bind(self._state, self.pod, self.pod.node_name, self._handle)
         except Exception as error:  # noqa: BLE001 - a plugin's own code
-            return _failure(PRE_BIND, plugin.name, error)
+            failure = _failure(PRE_BIND, plugin.name, error)
+            self._note("PreBind", plugin.name, failure, started)
+            return failure
+        self._note("PreBind", plugin.name, answer, started)
         if answer is None or answer.is_success:
             return framework.SUCCESS
         return _refusal(PRE_BIND, plugin.name, answer)

@@ -12,6 +12,7 @@ Answers to `pkg/scheduler/eventhandlers.go`. Services, owners and namespaces, wh
 for, are read by `workloads` and `namespaces`, volumes and what belongs to them by `storage_state`.
 """
 
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -196,3 +197,48 @@ def _resizes(obj: Object) -> tuple[Any, ...]:
         status.get("allocatedResources"),
         status.get("conditions"),
     )
+
+
+class TimedHandler:
+    """A handler of pods or nodes, timed by kind of event: `event_handling_duration_seconds`."""
+
+    def __init__(
+        self,
+        handler: PodHandler | NodeHandler,
+        observe: Callable[[float, str], None],
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`observe` is told seconds and the event's label."""
+        self._handler = handler
+        self._observe = observe
+        self._now = now
+
+    def on_add(self, obj: Object) -> None:
+        """See there."""
+        started = self._now()
+        self._handler.on_add(obj)
+        self._observe(self._now() - started, self._label(obj, "Add"))
+
+    def on_update(self, old: Object, new: Object) -> None:
+        """See there. A heartbeat is no event."""
+        started = self._now()
+        self._handler.on_update(old, new)
+        took = self._now() - started
+        if isinstance(self._handler, PodHandler):
+            self._observe(took, self._label(new, "Update"))
+            return
+        for event in cluster_events.node_changes(old, new):
+            self._observe(took, event.label)
+
+    def on_delete(self, obj: Object) -> None:
+        """See there."""
+        started = self._now()
+        self._handler.on_delete(obj)
+        self._observe(self._now() - started, self._label(obj, "Delete"))
+
+    def _label(self, obj: Object, action: str) -> str:
+        if isinstance(self._handler, NodeHandler):
+            return f"{cluster_events.NODE}{action}"
+        assigned = obj["spec"].get("nodeName")
+        kind = cluster_events.ASSIGNED_POD if assigned else cluster_events.UNSCHEDULABLE_POD
+        return f"{kind}{action}"

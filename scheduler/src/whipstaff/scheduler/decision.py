@@ -33,6 +33,7 @@ from whipstaff.scheduler import (
     post_filters,
     profile,
     snapshot,
+    timings,
     trial,
 )
 
@@ -68,11 +69,13 @@ class Decider:
         promises: nominator.Nominator | None = None,
         max_classes: int = 64,
         evidence: bool = False,
+        stopwatch: timings.Stopwatch | None = None,
     ) -> None:
         """`evidence`: whether decisions are to carry what they rested on.
 
         `max_classes`: how many classes of pods to remember, some 200 kB each at 5,000 nodes.
         """
+        self._stopwatch = stopwatch
         self._cluster = cluster
         self._promises = nominator.Nominator() if promises is None else promises
         self._rng = rng
@@ -88,6 +91,20 @@ class Decider:
         Raises:
             framework.PluginError: a plugin failed.
         """
+        if self._stopwatch is None:
+            return self._decide(pod, plugins)
+        rejection, scored = None, False
+        self._stopwatch.start(plugins.scheduler_name)
+        try:
+            decided = self._decide(pod, plugins)
+            scored = decided.node is not None
+            if decided.failure is not None and decided.failure.pre_filter_message:
+                rejection = decided.failure.statuses.absent
+        finally:
+            self._stopwatch.stop(rejection, scored=scored)
+        return decided
+
+    def _decide(self, pod: pods.PodInfo, plugins: profile.Profile) -> Decision:
         if not len(self._cluster):
             return _failed(
                 diagnosis.FitError(0, diagnosis.NodeStatuses((), (), _nothing(), framework.SUCCESS))

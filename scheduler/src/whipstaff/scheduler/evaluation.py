@@ -9,7 +9,7 @@ Answers to `RunPreFilterPlugins`, `RunFilterPlugins`, `RunPreScorePlugins` and `
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,32 @@ SCORE = 'running Score plugins: plugin "{}" failed with'
 NORMALIZE = 'running Normalize on Score plugins: plugin "{}" failed with'
 
 
+class Stopwatch(Protocol):
+    """What wants to know how long plugins take."""
+
+    def time(
+        self, doing: str, plugin: str, question: Callable[..., _T], arguments: tuple[Any, ...]
+    ) -> _T:
+        """Calls a plugin; raises what it raises."""
+
+
+_stopwatch: Stopwatch | None = None
+
+
+def timed_by(stopwatch: Stopwatch | None) -> None:
+    """Has every call of a plugin timed from now on, until it is called with None.
+
+    There is one for all, because plugins are asked one at a time and everywhere in the core.
+    """
+    global _stopwatch  # noqa: PLW0603
+    _stopwatch = stopwatch
+
+
 def ask(doing: str, plugin: str, question: Callable[..., _T], *arguments: Any) -> _T:
     """Calls a plugin; whatever goes wrong in it becomes a `PluginError` that names it."""
     try:
+        if _stopwatch is not None:
+            return _stopwatch.time(doing, plugin, question, arguments)
         return question(*arguments)
     except Exception as error:
         text = str(error) if isinstance(error, framework.PluginError) else repr(error)

@@ -63,9 +63,10 @@ class Code(enum.IntEnum):
     @property
     def label(self) -> str:
         """Upstream's spelling, as metrics carry it (`UnschedulableAndUnresolvable`)."""
-        return self.name.title().replace("_", "")
+        return _LABELS[self]
 
 
+_LABELS = {code: code.name.title().replace("_", "") for code in Code}
 _REJECTED = frozenset({Code.UNSCHEDULABLE, Code.UNSCHEDULABLE_AND_UNRESOLVABLE, Code.PENDING})
 
 

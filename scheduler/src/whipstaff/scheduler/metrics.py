@@ -4,10 +4,9 @@ No loop runs here: the cycle and the binder observe, and a scrape collects. Obse
 to a list, and what the queue counts anyway is read from the queue when it is scraped, because a pod
 passes here five times and each microsecond of the hot path is paid by every pod.
 
-Answers to `pkg/scheduler/metrics/metrics.go`: the STABLE and BETA metrics of what exists, and
-`scheduling_algorithm_duration_seconds` and `cache_size`. Left out until what they measure is built:
-pod groups, resource claims, and timings of single extension points but PostFilter, PreBind (where
-there was something to do) and Bind.
+Answers to `pkg/scheduler/metrics/metrics.go`: all that are STABLE or BETA, and those that are ALPHA
+and have something to measure here. Left out are pod groups, resource claims, batches and calls of
+an API dispatcher, which don't exist here.
 """
 
 import bisect
@@ -24,6 +23,7 @@ SUCCEEDED = "success"
 _ATTEMPT_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 _SLI_BUCKETS = tuple(0.01 * 2**power for power in range(20))
 _EXTENSION_POINT_BUCKETS = tuple(0.0001 * 2**power for power in range(12))
+_PLUGIN_BUCKETS = tuple(0.00001 * 1.5**power for power in range(20))
 _COUNT_BUCKETS = tuple(float(2**power) for power in range(5))
 _VICTIM_BUCKETS = tuple(float(2**power) for power in range(7))
 _MOST_ATTEMPTS = 15
@@ -105,6 +105,22 @@ class Metrics(registry.Collector):
             ("extension_point", "status", "profile"),
             _EXTENSION_POINT_BUCKETS,
         )
+        self.plugin_duration = Histogram(
+            "scheduler_plugin_execution_duration_seconds",
+            "Duration for running a plugin at a specific extension point",
+            ("plugin", "extension_point", "status"),
+            _PLUGIN_BUCKETS,
+        )
+        self.plugin_evaluations: collections.defaultdict[
+            str, collections.Counter[tuple[str, str]]
+        ] = collections.defaultdict(collections.Counter)
+        """Calls of plugins by profile, then by (extension point, plugin)."""
+        self.event_duration = Histogram(
+            "scheduler_event_handling_duration_seconds",
+            "Event handling latency in seconds",
+            ("event",),
+            _EXTENSION_POINT_BUCKETS,
+        )
         self.preemption_attempts = 0
         self.preemption_victims = Histogram(
             "scheduler_preemption_victims",
@@ -131,6 +147,7 @@ class Metrics(registry.Collector):
         """Pods that entered a queue, by (queue, event): the queue's own counter."""
         self.rejections: Mapping[tuple[str, str], int] = {}
         """Pods that wait because of (plugin, profile): the queue's own counter."""
+        self.events_in_flight: Callable[[], Mapping[str, int]] = dict
         self.cache_sizes: Callable[[], Mapping[str, int]] = dict
         self.bindings_in_flight: Callable[[], int] = int
         self.scheduled_after_flush = 0
@@ -200,6 +217,23 @@ class Metrics(registry.Collector):
             ("plugin", "profile"),
             self.rejections.items(),
         )
+        yield _counter(
+            "scheduler_plugin_evaluation_total",
+            "Number of attempts to schedule pods by each plugin and the extension point (available"
+            " only in PreFilter, Filter, PreScore, and Score)",
+            ("plugin", "extension_point", "profile"),
+            (
+                ((plugin, point, profile), count)
+                for profile, counts in self.plugin_evaluations.items()
+                for (point, plugin), count in counts.items()
+            ),
+        )
+        yield _gauge(
+            "scheduler_inflight_events",
+            "Number of events currently tracked in the scheduling queue",
+            ("event",),
+            [((event,), count) for event, count in self.events_in_flight().items()],
+        )
         yield _gauge(
             "scheduler_cache_size",
             "Number of nodes, pods, and assumed pods in the scheduler's picture of the cluster",
@@ -218,6 +252,8 @@ class Metrics(registry.Collector):
             self.pod_attempts,
             self.sli_duration,
             self.extension_point_duration,
+            self.plugin_duration,
+            self.event_duration,
             self.preemption_victims,
             self.preemption_duration,
             self.permit_wait_duration,

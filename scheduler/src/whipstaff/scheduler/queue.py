@@ -32,6 +32,7 @@ from whipstaff.scheduler import cluster_events, nominator, pods, queueing_hints
 Object = dict[str, Any]
 
 ACTIVE, BACKOFF, UNSCHEDULABLE, GATED = "active", "backoff", "unschedulable", "gated"
+POD_POPPED = "PodPopped"
 
 INITIAL_BACKOFF = 1.0
 MAX_BACKOFF = 10.0
@@ -214,6 +215,15 @@ class SchedulingQueue:
     def in_flight(self, uid: str) -> bool:
         """Whether the pod of that uid was popped and isn't done."""
         return uid in self._in_flight
+
+    def in_flight_events(self) -> collections.Counter[str]:
+        """How many events are kept for pods in flight, by label: scheduler_inflight_events.
+
+        And under `POD_POPPED` how many such pods there are.
+        """
+        counts = collections.Counter(happened.event.label for _, happened in self._events)
+        counts[POD_POPPED] = len(self._in_flight)
+        return counts
 
     # Pods come, change and go.
 

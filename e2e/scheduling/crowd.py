@@ -14,23 +14,20 @@ import collections
 import contextlib
 import dataclasses
 import datetime
-import json
 import pathlib
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeAlias
 
 import orjson
 
-from e2e.scheduling import ledger
-from whipstaff.cluster import binaries, envtest, processes
-from whipstaff.runtime import client, config, errors, objects, resources
+from e2e.scheduling import ledger, programs
+from whipstaff.runtime import client, errors, objects, resources
 
 Object: TypeAlias = dict[str, Any]
 
-STOCK, OURS = "kube-scheduler", "whipstaff"
+STOCK, OURS = programs.STOCK, programs.OURS
 NAMESPACE = "crowd"
 SENT = "binding"
 OVERTAKEN = "place was taken meanwhile"
@@ -267,72 +264,12 @@ async def gathered(folder: pathlib.Path, setting: Setting) -> AsyncIterator[Crow
     Raises:
         errors.StartupError: something that is needed is not to be had.
     """
-    assets = await asyncio.to_thread(binaries.resolve, (*envtest.NAMES, "kube-scheduler"))
-    plane = envtest.ControlPlane(assets=assets)
-    with contextlib.ExitStack() as stack:
-        stack.callback(plane.stop)
-        await asyncio.to_thread(plane.start)
-        plane.create_namespace(NAMESPACE)
-        programs = {"node-agent": _node_agent(plane, folder, setting.nodes)}
+    async with programs.running(folder) as made:
+        made.plane.create_namespace(NAMESPACE)
+        await made.nodes(setting.nodes, PROCESSOR)
         for owner, kind in setting.owners.items():
-            program = [str(assets["kube-scheduler"])] if kind == STOCK else _verbose_scheduler()
-            programs[owner] = [*program, *_flags(plane, folder, owner, setting.qps)]
-        for name, argv in programs.items():
-            log = folder / f"{name}.log"
-            process = processes.Process.start(name, argv, log, owner=folder)
-            stack.callback(process.stop, 5)
-        async with client.Client(config.load(str(plane.kubeconfig))) as api:
-            await _have_nodes(api, setting.nodes)
-            yield Crowd(api, setting, folder)
-
-
-async def _have_nodes(api: client.Client, count: int) -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        ready = [
-            node
-            for node in await api.list(resources.NODES)
-            if (objects.condition(node, "Ready") or {}).get("status") == "True"
-        ]
-        if len(ready) == count:
-            return
-        assert time.monotonic() < deadline, f"{len(ready)} of {count} nodes are ready"
-        await asyncio.sleep(0.5)
-
-
-def _node_agent(plane: envtest.ControlPlane, folder: pathlib.Path, nodes: int) -> list[str]:
-    settings = folder / "nodes.json"
-    room = {"cpu": f"{PROCESSOR}m", "memory": "64Gi", "ephemeral-storage": "64Gi", "pods": "110"}
-    made = {"apiVersion": "whipstaff.io/v1alpha1", "kind": "NodeAgentConfiguration"}
-    settings.write_text(json.dumps({**made, "nodes": {"capacity": room}}), encoding="utf-8")
-    return [
-        *_ours("node-agent"),
-        f"--config={settings}",
-        f"--kubeconfig={plane.kubeconfig}",
-        "--provider=simulated",
-        f"--nodes={nodes}",
-        "--node-ip=127.0.0.1",
-        "--port=0",
-    ]
-
-
-def _flags(plane: envtest.ControlPlane, folder: pathlib.Path, owner: str, qps: int) -> list[str]:
-    settings = folder / f"{owner}.json"
-    made = {
-        "apiVersion": "kubescheduler.config.k8s.io/v1",
-        "kind": "KubeSchedulerConfiguration",
-        "leaderElection": {"leaderElect": False},
-        "percentageOfNodesToScore": 100,
-        "clientConnection": {"kubeconfig": str(plane.kubeconfig), "qps": qps, "burst": 2 * qps},
-        "profiles": [{"schedulerName": owner}],
-    }
-    settings.write_text(json.dumps(made), encoding="utf-8")
-    return [f"--config={settings}", "--secure-port=0"]
-
-
-def _verbose_scheduler() -> list[str]:
-    return [*_ours("scheduler"), "-v=4", "--logging-format=json"]
-
-
-def _ours(command: str) -> list[str]:
-    return [sys.executable, "-m", "whipstaff.runtime.commands", command]
+            limits = {"qps": setting.qps, "burst": 2 * setting.qps}
+            settings = {"clientConnection": limits, "leaderElection": {"leaderElect": False}}
+            verbose = ("-v=4", "--logging-format=json") if kind == OURS else ()
+            made.scheduler(kind, owner, settings, "--secure-port=0", *verbose)
+        yield Crowd(made.api, setting, folder)

@@ -4,12 +4,11 @@
 do (``?verbose``, ``?exclude=NAME``, ``/readyz/NAME``); ``/metrics`` gives the Prometheus registry;
 `Server.add_route` adds more. Every request but those for health is authenticated (client
 certificate, then bearer token) and authorized, those for health as well where that is wanted; with
-nobody to ask, only health is served.
+nobody to ask, only health is served. ``/metrics/slis`` tells how the checks came out.
 
 The server owns its listening socket, its TLS context (`tls`) and one task, which takes up new
 certificates every minute. Answers to apiserver ``pkg/server/{healthz,secure_serving.go}`` and
-``pkg/server/options/{authentication,authorization}.go``. Left out: HTTP/2, ``/statusz``,
-``/flagz``, profiling, metrics about health checks.
+``pkg/server/options/{authentication,authorization}.go``. Left out: HTTP/2, profiling.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import functools
 import inspect
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -128,6 +128,7 @@ class Server:
         self._anonymous = anonymous
         self._forbidden = forbidden or _forbidden
         self._registry = registry
+        self._slis = _Slis()
         self._always_allowed = {f"/{path}" for path in HEALTH_PATHS} if open_health else set()
         self._checks: list[_NamedCheck] = []
         self._application = web.Application(middlewares=[*middlewares, self._guard])
@@ -140,7 +141,8 @@ class Server:
         for path in HEALTH_PATHS:
             self.add_route(f"/{path}", self._health(path))
             self.add_route(f"/{path}/{{check}}", self._single_check(path))
-        self.add_route("/metrics", self._metrics)
+        self.add_route("/metrics", functools.partial(_exposed, self._registry))
+        self.add_route("/metrics/slis", functools.partial(_exposed, self._slis.registry))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -243,14 +245,14 @@ class Server:
             return await handler(request)
         user = await self._user(request)
         if user is None or (user == authorization.ANONYMOUS and not self._anonymous):
-            return _status(401, "Unauthorized", "Unauthorized")
+            return status(401, "Unauthorized", "Unauthorized")
         request[USER] = user
         wanted = self._attributes(request)
         try:
             allowed = await self._may(user, wanted)
         except (errors.WhipstaffError, TimeoutError) as error:
             _log.warning("rights can't be checked", error=authorization.explain(error))
-            return _status(500, "InternalError", "Internal error occurred: rights can't be checked")
+            return status(500, "InternalError", "Internal error occurred: rights can't be checked")
         if not allowed:
             return self._forbidden(user, wanted)
         return await handler(request)
@@ -318,7 +320,7 @@ class Server:
                 if each.name in excluded:
                     excluded.discard(each.name)
                     lines.append(f"[+]{each.name} excluded: ok\n")
-                elif (error := await _failure(each.check)) is None:
+                elif (error := await self._failure(each, path)) is None:
                     lines.append(f"[+]{each.name} ok\n")
                 else:
                     # The path may be open to everybody, so the reason is only for the log.
@@ -351,14 +353,46 @@ class Server:
 
         return answer
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = prometheus_client.exposition.choose_encoder(
-            request.headers.get("Accept", "")
+    async def _failure(self, each: _NamedCheck, path: HealthPath) -> str | None:
+        error = await _failure(each.check)
+        self._slis.note(each.name, path, "success" if error is None else "error")
+        return error
+
+
+class _Slis:
+    """How checks of health came out, for ``/metrics/slis``."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        self._last = prometheus_client.Gauge(
+            "kubernetes_healthcheck",
+            "This metric records the result of a single healthcheck.",
+            ("name", "type"),
+            registry=self.registry,
         )
-        response = web.Response(body=encode(self._registry))
-        response.headers["Content-Type"] = content_type
-        response.enable_compression()
-        return response
+        self._all = prometheus_client.Counter(
+            "kubernetes_healthchecks_total",
+            "This metric records the results of all healthcheck.",
+            ("name", "type", "status"),
+            registry=self.registry,
+        )
+
+    def note(self, name: str, path: HealthPath, outcome: str) -> None:
+        self._last.labels(name, path).set(outcome == "success")
+        self._all.labels(name, path, outcome).inc()
+
+
+async def _exposed(
+    registry: prometheus_client.CollectorRegistry, request: web.Request
+) -> web.Response:
+    """A registry's metrics, in the form that is asked for."""
+    encode, content_type = prometheus_client.exposition.choose_encoder(
+        request.headers.get("Accept", "")
+    )
+    response = web.Response(body=encode(registry))
+    response.headers["Content-Type"] = content_type
+    response.enable_compression()
+    return response
 
 
 async def _failure(check: Check) -> str | None:
@@ -387,7 +421,7 @@ def _text(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text, status=status, content_type="text/plain", charset="utf-8")
 
 
-def _status(code: int, reason: str, message: str) -> web.Response:
+def status(code: int, reason: str, message: str) -> web.Response:
     """A refusal in the API's own form."""
     body = {
         "kind": "Status",
@@ -408,10 +442,10 @@ def _forbidden(
     cannot = f'User "{user.name}" cannot {first}'
     match first:
         case authorization.NonResourceAttributes():
-            return _status(403, "Forbidden", f"forbidden: {cannot}")
+            return status(403, "Forbidden", f"forbidden: {cannot}")
         case authorization.ResourceAttributes():
             what = f'{first.resource} "{first.name}"' if first.name else first.resource
-            return _status(403, "Forbidden", f"{what} is forbidden: {cannot}")
+            return status(403, "Forbidden", f"{what} is forbidden: {cannot}")
 
 
 async def _announce_stop(application: web.Application) -> None:

@@ -5,7 +5,7 @@ and nodes, and while this replica leads, schedule. SIGTERM cancels it. Then noth
 the bindings in flight are waited for, conditions and events are written out, and the lease is
 released, in this order. A lost lease ends it at once, because somebody else leads by then.
 
-Answers to `cmd/kube-scheduler/app/server.go`. Left out: /debug/pprof, /metrics/resources, /statusz.
+Answers to `cmd/kube-scheduler/app/server.go`. Left out: /debug/pprof, /debug/flags/v.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from whipstaff.runtime import (
     preflight,
     resources,
     serving,
+    zpages,
 )
 from whipstaff.scheduler import (
     binder,
@@ -56,6 +57,7 @@ from whipstaff.scheduler import (
     pruning,
     queue,
     queueing_hints,
+    resource_metrics,
     snapshot,
     storage_state,
     timings,
@@ -77,6 +79,9 @@ RESOURCES = "NodeResourcesFit"
 PREEMPTION = defaultpreemption.DefaultPreemption.name
 
 USER_AGENT = "whipstaff-scheduler"
+
+PAGES = ("/configz", "/debug/decisions", "/flagz", "/healthz", "/livez", "/metrics", "/readyz")
+"""What /statusz points to."""
 
 _log = logs.get("scheduler")
 
@@ -325,8 +330,7 @@ class Scheduler:
         if settings.leader_election.leader_elect:
             self._elector = _elector(settings.leader_election, side_api)
         self._background = asyncio.TaskGroup()
-        self._watching = False
-        self._stopping = False
+        self._watching = self._leads = self._stopping = False
         self.views = views.Views(
             cluster=self._cluster,
             waiting=self._waiting,
@@ -376,6 +380,7 @@ class Scheduler:
         return [*self._others, *budgets, self._nodes, self._pods]
 
     async def _lead(self) -> None:
+        self._leads = True
         self._watch()
         for watched in self._watched():
             await watched.wait_synced()
@@ -423,10 +428,15 @@ class Scheduler:
 
     def show(self, server: serving.Server) -> None:
         """Adds what `server` serves of it: checks under upstream's names, and its views."""
-        server.add_check("leaderElection", self._check_lease)
+        if self._elector is not None:
+            server.add_check("leaderElection", self._check_lease, on=("healthz", "readyz"))
         server.add_check("sched-handler-sync", self._check_synced, on=("readyz",))
         server.add_check("shutdown", self._check_running, on=("readyz",))
         server.add_route("/configz", self._show_configuration)
+        server.add_route(
+            "/metrics/resources",
+            resource_metrics.page(self._pods.list, lambda: self._leads),
+        )
         self.views.show(server)
 
     def _check_lease(self) -> None:
@@ -490,11 +500,12 @@ async def run(
     *,
     page_address: tuple[str, int] | None = None,
     evidence_bytes: int = decisions.EVIDENCE_BYTES,
+    shown_flags: Mapping[str, str],
 ) -> None:
     """The whole process. Raises `StartupError` and `LeaseLost`.
 
     `page_address` is where `views.page_server` listens, if anywhere; `evidence_bytes` as for
-    `Scheduler`.
+    `Scheduler`; `shown_flags` are for /flagz.
     """
     limits = settings.client_connection
     async with (
@@ -515,14 +526,20 @@ async def run(
         )
         prometheus_client.REGISTRY.register(scheduler.metrics)
         try:
-            async with _server(scheduler, side_api, served), _page(scheduler, page_address):
+            async with (
+                _server(scheduler, side_api, served, shown_flags),
+                _page(scheduler, page_address),
+            ):
                 await scheduler.run()
         finally:
             prometheus_client.REGISTRY.unregister(scheduler.metrics)
 
 
 def _server(
-    scheduler: Scheduler, api: client.Client, served: flags.Serving
+    scheduler: Scheduler,
+    api: client.Client,
+    served: flags.Serving,
+    shown_flags: Mapping[str, str],
 ) -> contextlib.AbstractAsyncContextManager[object]:
     """The server of health and metrics, or nothing where the port is 0."""
     if not served.port:
@@ -536,6 +553,7 @@ def _server(
         client=api,
     )
     scheduler.show(server)
+    zpages.install(server, "whipstaff-scheduler", shown_flags, PAGES)
     return server
 
 

@@ -103,6 +103,8 @@ class Placement:
             status = self._timed("Permit", self._permit)
         if status.is_success:
             status = self._timed("PreBindPreFlight", self._look_ahead)
+            if status is framework.SKIP:
+                status = self._timed("PreBind", lambda: framework.SUCCESS)
         if not status.is_success:
             if self._waiting is not None:
                 self._handle.waiting_pods.remove(self.pod.uid)
@@ -244,7 +246,7 @@ class Placement:
             else:
                 groups += [work, []]
         self._groups = [group for group in groups if group]
-        return framework.SUCCESS
+        return framework.SUCCESS if self._groups else framework.SKIP
 
     async def _wait(self, waiting: WaitingPod) -> framework.Status:
         started = self._handle.now()

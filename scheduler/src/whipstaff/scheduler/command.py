@@ -8,7 +8,7 @@ Answers to `cmd/kube-scheduler/app/options`. Left out: deprecated flags and feat
 
 import click
 
-from whipstaff.runtime import commands, config, errors, flags, quantities
+from whipstaff.runtime import commands, config, errors, flags, quantities, zpages
 from whipstaff.scheduler import app, configuration, profile, views
 
 
@@ -66,6 +66,7 @@ def command(
     )
     profiles = app.build_profiles(settings)
     connection = config.load(kubeconfig or settings.client_connection.kubeconfig)
+    shown = zpages.flags_of(click.get_current_context())
     commands.run(
         lambda: app.run(
             settings,
@@ -74,6 +75,7 @@ def command(
             serving,
             page_address=page,
             evidence_bytes=evidence_bytes,
+            shown_flags=shown,
         )
     )
 

@@ -43,6 +43,8 @@ class Histogram:
         self._bounds = tuple(buckets)
         self._counts: dict[Labels, list[int]] = {}
         self._sums: collections.defaultdict[Labels, float] = collections.defaultdict(float)
+        if not labels:  # it is there from the beginning
+            self._counts[()] = [0] * (len(self._bounds) + 1)
 
     def observe(self, value: float, *labels: str) -> None:
         """Counts `value` under `labels`, in the order of their names."""

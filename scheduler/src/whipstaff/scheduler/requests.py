@@ -194,12 +194,15 @@ class _Resizes:
 
 
 def _containers(
-    pod: Mapping[str, Any], missing: Mapping[str, int], resizes: _Resizes | None
+    pod: Mapping[str, Any],
+    missing: Mapping[str, int],
+    resizes: _Resizes | None,
+    kind: str = "requests",
 ) -> Amounts:
     """The sum over the containers, or what the most demanding moment of the start needs if more."""
 
     def of(container: Mapping[str, Any], *, resizable: bool) -> Amounts:
-        amounts = _amounts((container.get("resources") or {}).get("requests"))
+        amounts = _amounts((container.get("resources") or {}).get(kind))
         if resizes is not None and resizable:
             amounts = resizes.of_container(container["name"], amounts)
         return {**missing, **amounts} if missing else amounts
@@ -252,6 +255,17 @@ def pod_amounts(
             )
         total |= {name: held.get(name, 0) for name in wished if _is_pod_level(name)}
     _add(total, _amounts(spec.get("overhead")))
+    return total
+
+
+def pod_limits(pod: Mapping[str, Any]) -> Amounts:
+    """All that the pod may use at most; a resource without a limit isn't there."""
+    spec = pod["spec"]
+    total = _containers(pod, {}, None, "limits")
+    wished = _amounts((spec.get("resources") or {}).get("limits"))
+    total |= {name: amount for name, amount in wished.items() if _is_pod_level(name)}
+    overhead = _amounts(spec.get("overhead"))
+    _add(total, {name: amount for name, amount in overhead.items() if total.get(name)})
     return total
 
 

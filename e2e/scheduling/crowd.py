@@ -138,14 +138,12 @@ class Crowd:
             await asyncio.sleep(0.2)
 
     async def _watch(self) -> None:
-        async for event in self._api.watch(resources.PODS, NAMESPACE, resource_version="0"):
-            if event.type == "BOOKMARK":
-                continue
-            raw, before = event.object, len(self._ledger.stays)
-            self._ledger.note(event.type, raw, time.time())
+        async for kind, raw in pod_events(self._api):
+            before = len(self._ledger.stays)
+            self._ledger.note(kind, raw, time.time())
             if len(self._ledger.stays) > before:
                 self._last = time.monotonic()
-            is_there = event.type != "DELETED" and raw["status"].get("phase") not in ledger.ENDED
+            is_there = kind != "DELETED" and raw["status"].get("phase") not in ledger.ENDED
             if raw["spec"].get("nodeName") and is_there:
                 self._alive[objects.name(raw)] = raw
             else:
@@ -214,6 +212,19 @@ class Crowd:
                 outcome.avoidable += found.avoidable
                 outcome.late += [] if found.avoidable else [found.late]
         return outcome
+
+
+async def pod_events(api: client.Client) -> AsyncIterator[tuple[str, Object]]:
+    """What happens to the pods, in order and without an end.
+
+    The API server ends a watch that can't keep up with a burst; the next one goes on from there.
+    """
+    version = "0"
+    while True:
+        async for event in api.watch(resources.PODS, NAMESPACE, resource_version=version):
+            version = objects.resource_version(event.object)
+            if event.type != "BOOKMARK":
+                yield event.type, event.object
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -164,6 +164,31 @@ async def test_verbs_send_what_the_api_expects(api: client.Client, wire: Wire) -
     assert wire.requests[4].body == b""
 
 
+async def test_a_request_can_be_called_off_just_before_it_is_sent(
+    wire: Wire, pauses: list[float]
+) -> None:
+    turns: list[int] = []
+
+    def before() -> None:
+        turns.append(len(pauses))
+        if len(turns) == 3:
+            raise LookupError("somebody was faster")
+
+    async def bind() -> None:
+        await api.create(resources.PODS, BINDING, "shop", name="web", before=before)
+
+    busy = answer(429, status(429, "TooManyRequests"), Retry_After="1")
+    connection = config.Connection(wire.url, "a test")
+    async with client.Client(connection, qps=10, burst=1) as api:
+        await bind()
+        wire.script = [busy]
+        with pytest.raises(LookupError):
+            await bind()
+    # It is asked when the client's limit has let the request through, and again for a new try.
+    assert turns == [0, 1, 3]
+    assert len(wire.requests) == 2
+
+
 async def test_a_delete_carries_its_conditions(api: client.Client, wire: Wire) -> None:
     await api.delete(
         resources.PODS,

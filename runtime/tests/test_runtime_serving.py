@@ -150,6 +150,27 @@ async def test_metrics_are_those_of_the_registry() -> None:
     assert content_type.startswith("text/plain; version=")
 
 
+async def test_how_the_checks_came_out_is_on_a_page_of_its_own() -> None:
+    server = serving.Server(secure=False, authorizer=authorization.AllowAll())
+    server.add_check("store", _fail, on=("readyz",))
+    async with server:
+        await _get(server, "/readyz")
+        await _get(server, "/readyz?exclude=store")
+        await _get(server, "/livez")
+        _, text, _ = await _get(server, "/metrics/slis")
+    for line in (
+        'kubernetes_healthcheck{name="store",type="readyz"} 0.0',
+        'kubernetes_healthcheck{name="ping",type="livez"} 1.0',
+        'kubernetes_healthchecks_total{name="ping",status="success",type="readyz"} 2.0',
+        'kubernetes_healthchecks_total{name="store",status="error",type="readyz"} 1.0',
+    ):
+        assert line in text.splitlines()
+
+
+def _fail() -> None:
+    raise errors.WhipstaffError("the store is closed")
+
+
 async def test_a_route_gets_the_user() -> None:
     async def whoami(request: web.Request) -> web.Response:
         return web.json_response({"user": request[serving.USER].name})

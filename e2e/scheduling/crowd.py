@@ -114,6 +114,7 @@ class Crowd:
         await self._fill()
         watching = asyncio.create_task(self._watch())
         try:
+            await self._wake()
             for number in range(self._setting.rounds):
                 await self._round(number)
                 if watching.done():
@@ -136,6 +137,18 @@ class Crowd:
                 return
             assert time.monotonic() < deadline, "the nodes don't run their first pods"
             await asyncio.sleep(0.2)
+
+    async def _wake(self) -> None:
+        """Wait until both schedulers are at work."""
+        names = [f"first-of-{owner}" for owner in self._setting.owners]
+        for name, owner in zip(names, self._setting.owners, strict=True):
+            await self._api.create(resources.PODS, pod(name, 10, owner))
+        deadline = time.monotonic() + 60
+        while not all(name in self._alive for name in names):
+            assert time.monotonic() < deadline, "not both schedulers are at work"
+            await asyncio.sleep(0.2)
+        for name in names:
+            await self._delete(name)
 
     async def _watch(self) -> None:
         async for kind, raw in pod_events(self._api):

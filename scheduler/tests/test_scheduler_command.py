@@ -318,8 +318,19 @@ async def test_what_it_serves(cluster: Any, start_scheduler: Start, without_leas
             assert (await response.json())["attempts"]["scheduled"] == 1
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
-    assert (await process.fetch("/debug/decisions", nobody))[0] == 403
-    assert (await process.fetch("/healthz", nobody))[0] == 200
+    _, resources_text = await process.fetch("/metrics/resources", context)
+    name = f'namespace="{cluster.namespace}",node="node-a",pod="web",priority="0",resource="cpu"'
+    assert (
+        f'kube_pod_resource_request{{{name},scheduler="{cluster.scheduler_name}",unit="cores"}} 2.0'
+    ) in resources_text.splitlines()
+    _, text = await process.fetch("/statusz", context)
+    assert "whipstaff-scheduler statusz" in text
+    for path in ("/statusz", "/flagz", "/metrics", "/metrics/resources", "/metrics/slis"):
+        assert (await process.fetch(path, nobody))[0] == 403
+    for path in ("/configz", "/debug/decisions"):
+        assert (await process.fetch(path, nobody))[0] == 403
+    for path in ("/healthz", "/livez", "/readyz"):
+        assert (await process.fetch(path, nobody))[0] == 200
 
 
 @pytest.mark.apiserver
@@ -333,6 +344,8 @@ async def test_one_of_two_replicas_leads_and_the_other_takes_over(
     await second.says("attempting to acquire leader lease")
     leader = await lease_holder(cluster)
     assert (await second.fetch("/readyz", client_context(cluster)))[0] == 200
+    # Two replicas aren't to be added up.
+    assert await second.fetch("/metrics/resources", client_context(cluster)) == (200, "")
     first.send(signal.SIGTERM)
     assert await first.ends() == 0
     # The lease is given back, so nobody waits the fifteen seconds for which it was taken.

@@ -759,6 +759,19 @@ async def test_a_pod_whose_node_others_fill_before_it_is_bound_goes_to_another(
     assert world.measured.overtaken == 1
 
 
+async def test_a_pod_that_was_nominated_to_the_node_that_others_filled_is_no_longer(
+    world: World,
+) -> None:
+    world.points.answers["pre_bind"] = framework.SUCCESS
+    world.node("node-a", cpu="1")
+    [binding] = await chosen(world)
+    assert world.notes.nominated == [("web", "node-a")]
+    world.pods.on_add(on_node(raw_pod("theirs", cpu="600m"), "node-a"))
+    world.settle(binding, binder.Outcome.OVERTAKEN, "Insufficient cpu")
+    assert world.notes.nominated[-1] == ("web", "")
+    assert world.points.undone == ["web"]
+
+
 async def test_a_pod_that_still_fits_beside_what_others_put_there_stays(world: World) -> None:
     world.node("node-a", cpu="2")
     [binding] = await chosen(world)

@@ -498,6 +498,9 @@ class Cycle:
         queued.pod = cluster_state.read(raw) or queued.pod
         queued.rejected_by, queued.pending_on = second_look.REJECTED_BY, frozenset()
         self._waiting.add_unschedulable(queued)
+        if attempt.placement.needs_preparing:  # and so was nominated to the node
+            self._waiting.promises.add(queued.pod, "")
+            self._conditions.nominate(queued.pod, "")
         self._waiting.activate([queued.key])
 
     def _forget(self, pod: pods.PodInfo) -> None:

@@ -17,7 +17,7 @@ from whipstaff.runtime import errors
 MIXED = (crowd.STOCK, crowd.OURS)
 SHORT = [crowd.Setting(MIXED, 50, 20, 1)]
 FULL = [
-    crowd.Setting(kinds, qps, 40, 3)
+    crowd.Setting(kinds, qps, 40, 2)
     for qps in (50, 1000)
     for kinds in ((crowd.STOCK, crowd.STOCK), MIXED, (crowd.OURS, crowd.OURS))
 ]

@@ -169,7 +169,7 @@ async def test_a_request_can_be_called_off_just_before_it_is_sent(
 ) -> None:
     turns: list[int] = []
 
-    def before() -> None:
+    async def before() -> None:
         turns.append(len(pauses))
         if len(turns) == 3:
             raise LookupError("somebody was faster")

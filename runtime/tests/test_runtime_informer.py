@@ -166,6 +166,35 @@ async def test_it_is_synced_when_all_that_was_there_has_come() -> None:
     await running.stop()
 
 
+async def test_who_waits_for_it_to_catch_up_sees_all_that_came_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(informer, "SLICE", 0.0)  # it gives way after every event
+    together = [Event("ADDED", thing(name, 5)) for name in "bcdefgh"]
+    script = Script([initial(1, thing("a", 1)), together])
+    counts: list[tuple[int, int]] = []
+
+    class Watcher:
+        def on_add(self, raw: dict[str, Any]) -> None:
+            if raw["metadata"]["name"] == "b":
+                waiting.append(asyncio.create_task(see(len(running))))
+
+    async def see(before: int) -> None:
+        await running.caught_up()
+        counts.append((before, len(running)))
+        seen_it.set()
+
+    waiting: list[asyncio.Task[None]] = []
+    seen_it = asyncio.Event()
+    api: Any = script
+    running = informer.Informer(api, resources.PODS)
+    running.add_handler(Watcher())
+    running.start()
+    await asyncio.wait_for(seen_it.wait(), 5)
+    await running.stop()
+    assert counts == [(2, 8)]
+
+
 @pytest.mark.parametrize("problem", [None, errors.Unreachable("cut")])
 async def test_a_stream_that_ends_is_resumed_where_it_was(problem: Exception | None) -> None:
     first = [initial(5, thing("a", 1)), [Event("MODIFIED", thing("a", 6))]]

@@ -24,7 +24,7 @@ class Script:
     async def create(self, resource: Any, body: Object, namespace: str, **settings: Any) -> Object:
         self.calls.append("POST")
         before = settings.pop("before")
-        before()
+        await before()
         self.bodies.append({"path": resource.path(namespace, **settings), **body})
         if self.hold is not None:
             await self.hold.wait()
@@ -294,6 +294,24 @@ async def test_a_binding_that_is_objected_to_at_the_last_moment_is_not_sent() ->
     await bindings.drain(1)
     assert settled == [binder.Settlement(binder.Outcome.OVERTAKEN, "Insufficient cpu")]
     assert script.bodies == []
+
+
+async def test_what_the_watch_has_delivered_is_taken_in_before_a_binding_is_sent() -> None:
+    told, script = asyncio.Event(), Script()
+    settled: list[binder.Settlement] = []
+
+    async def caught_up() -> None:
+        await told.wait()
+
+    bindings = binder.Binder(script, lambda *ended: settled.append(ended[1]), caught_up=caught_up)
+    held = binding()
+    held.objection = lambda: "Insufficient cpu" if told.is_set() else ""
+    bindings.start(held)
+    await asyncio.sleep(0.01)
+    assert script.bodies == []
+    told.set()
+    await bindings.drain(1)
+    assert settled[0].outcome is binder.Outcome.OVERTAKEN
 
 
 async def test_nobody_is_asked_to_bind_a_pod_that_is_objected_to() -> None:

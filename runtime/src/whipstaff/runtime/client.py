@@ -22,7 +22,7 @@ import contextlib
 import random
 import time
 import urllib.parse
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
@@ -181,7 +181,7 @@ class Client:
         subresource: str | None = None,
         dry_run: bool = False,
         metadata_only: bool = False,
-        before: Callable[[], None] | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> Object:
         """Create an object; or POST to a subresource of `name` (``binding``, ``token``, ...).
 
@@ -394,7 +394,7 @@ class Client:
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
-        before: Callable[[], None] | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> Any:
         """Any request: decoded JSON, or text when the answer isn't JSON.
 
@@ -406,7 +406,7 @@ class Client:
             content_type: of the body.
             headers: more headers.
             timeout: seconds for an attempt; None is the client's own.
-            before: called when it is this request's turn, just before it is sent, each time that
+            before: awaited when it is this request's turn, just before it is sent, each time that
                 it is; what it raises ends the request unsent.
         """
         payload = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
@@ -419,7 +419,7 @@ class Client:
                 await self._wait_turn(self._limit)
             identity = await self.connection.headers()
             if before is not None:
-                before()
+                await before()
             try:
                 answer = await self.http.exchange(
                     method,
@@ -456,7 +456,7 @@ class Client:
         body: Any = None,
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
-        before: Callable[[], None] | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> Object:
         answer = await self.request(
             method,

@@ -81,6 +81,8 @@ class Informer:
         self.resource = resource
         self.synced = asyncio.Event()
         self.resource_version = ""
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
         self._client = client
         self._namespace = namespace
         self._label_selector = label_selector
@@ -154,6 +156,10 @@ class Informer:
         if self._task is not None:
             self._task.cancel()
         return asyncio.gather(*([self._task] if self._task else []), return_exceptions=True)
+
+    async def caught_up(self) -> None:
+        """Wait until the events that came together, and are being told of now, have been told."""
+        await self._at_rest.wait()
 
     async def wait_synced(self, timeout: float | None = None) -> None:
         """Wait until the copy is complete.
@@ -263,6 +269,13 @@ class Informer:
 
     async def _take(self, batch: watching.Batch, *, initial: bool) -> bool:
         """Apply events; gives whether more initial ones are to come."""
+        self._at_rest.clear()
+        try:
+            return await self._take_all(batch, initial=initial)
+        finally:
+            self._at_rest.set()
+
+    async def _take_all(self, batch: watching.Batch, *, initial: bool) -> bool:
         turn = time.monotonic()
         for event in batch:
             metadata = event.object["metadata"]

@@ -325,7 +325,7 @@ class Scheduler:
             asked=self._extenders,
             seen=lambda: self._pods.resource_version,
         )
-        self._bindings = binder.Binder(api, self._cycle.settled)
+        self._bindings = binder.Binder(api, self._cycle.settled, caught_up=self._pods.caught_up)
         self._elector: leases.LeaderElector | None = None
         if settings.leader_election.leader_elect:
             self._elector = _elector(settings.leader_election, side_api)

@@ -136,8 +136,11 @@ class Binder:
         settled: Callable[[Binding, Settlement], None],
         *,
         concurrency: int = CONCURRENCY,
+        caught_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`caught_up` returns when what the watch has delivered has been taken in."""
         self._api = api
+        self._caught_up = caught_up
         self._settled = settled
         self._concurrency = concurrency
         self._tasks: set[asyncio.Task[None]] = set()
@@ -214,11 +217,8 @@ class Binder:
             self._settled(binding, Settlement(Outcome.UNPREPARED, status.message, status))
 
     async def _bind(self, binding: Binding) -> None:
-        # What the watch had delivered by the time of the decision has to be seen before it is sent.
-        for _ in range(_BREATHS):
-            await asyncio.sleep(0)
         if binding.delegate is not None:
-            if binding.objection is not None and (reason := binding.objection()):
+            if reason := await self._objection(binding):
                 self._settled(binding, Settlement(Outcome.OVERTAKEN, reason))
                 return
             settlement = await self._delegate(binding, binding.delegate)
@@ -241,14 +241,22 @@ class Binder:
         except errors.WhipstaffError as error:
             return await self._look(binding, error) or Settlement(Outcome.REFUSED, str(error))
 
+    async def _objection(self, binding: Binding) -> str:
+        """Why the binding shouldn't be sent, as far as the watch has told by now."""
+        if binding.objection is None or binding.is_open:
+            return ""
+        for _ in range(_BREATHS):
+            await asyncio.sleep(0)
+        if self._caught_up is not None:
+            await self._caught_up()
+        return binding.objection()
+
     async def _post(self, binding: Binding) -> Settlement | None:
         """One try; None when it is still open and the same has to be tried again."""
         pod = binding.pod
 
-        def look_again() -> None:
-            if binding.objection is None or binding.is_open:
-                return
-            if reason := binding.objection():
+        async def look_again() -> None:
+            if reason := await self._objection(binding):
                 raise _Overtaken(reason)
 
         try:

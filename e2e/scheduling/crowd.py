@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import pathlib
 import random
+import statistics
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeAlias
@@ -92,8 +93,11 @@ class Outcome:
         )
         if self.avoidable is None:
             return text
-        longest = f"; longest delay {max(self.late) * 1000:.0f} ms" if self.late else ""
-        return f"{text}, {self.avoidable} avoidable, {self.withheld} withheld in time{longest}"
+        text += f", {self.avoidable} avoidable, {self.withheld} withheld in time"
+        if self.late:
+            median, longest = statistics.median(self.late), max(self.late)
+            text += f"; delay p50 {median * 1000:.0f} ms, longest {longest * 1000:.0f} ms"
+        return text
 
 
 class Crowd:

@@ -501,7 +501,7 @@ class Cycle:
         if attempt.placement.needs_preparing:  # and so was nominated to the node
             self._waiting.promises.add(queued.pod, "")
             self._conditions.nominate(queued.pod, "")
-        self._waiting.activate([queued.key])
+        self._waiting.activate([queued.pod])
 
     def _forget(self, pod: pods.PodInfo) -> None:
         """Takes the assumption back, unless the watch has replaced it, and tells the queue."""

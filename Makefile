@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak requirements setup clean
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak docs requirements setup clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -29,11 +29,12 @@ test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
 unit: setup ## The tests that need no cluster
 	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
 
-check: setup ## Formatting, lints, types, layers
+check: setup ## Formatting, lints, types, layers, workflows
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@tools/actionlint
 
 format: setup ## Format and mend what can be mended
 	@$(BIN)/ruff format
@@ -68,6 +69,9 @@ chaos: setup ## Rollouts while the controllers are killed 200 times, and the API
 
 soak: setup ## 5,000 pods onto 1,000 nodes while components are killed
 	@$(BIN)/pytest e2e/test_soak.py -m cluster --full $(ARGS)
+
+docs: setup ## The documentation's pages, into site/; broken links are errors
+	@UV=.uv/bin/uv tools/docs $(BIN)/python
 
 requirements: setup ## Pin the dependencies anew
 	@UV=.uv/bin/uv tools/requirements

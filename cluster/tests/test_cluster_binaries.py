@@ -218,6 +218,13 @@ def fake_go(folder: pathlib.Path, version: str, body: str = "") -> None:
     put(folder, "go", contents=script.encode())
 
 
+def test_control_planes_for_tests_are_of_the_version_that_the_environment_names() -> None:
+    assert binaries.version_for_tests({}) == VERSION
+    assert binaries.version_for_tests({"WHIPSTAFF_KUBERNETES_VERSION": "1.33.4"}) == "v1.33.4"
+    with pytest.raises(errors.ConfigurationError, match="WHIPSTAFF_KUBERNETES_VERSION: 'new' is"):
+        binaries.version_for_tests({"WHIPSTAFF_KUBERNETES_VERSION": "new"})
+
+
 def test_a_go_on_path_that_is_new_enough_is_used(environ: dict[str, str]) -> None:
     path = pathlib.Path(environ["PATH"])
     fake_go(path, "go1.26.8")

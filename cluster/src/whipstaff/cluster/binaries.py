@@ -43,8 +43,8 @@ def cache_folder(version: str, environ: Mapping[str, str] = os.environ) -> pathl
     return layout.cache_dir(environ) / f"kubernetes-{version}" / target()
 
 
-def checked_version(text: str) -> str:
-    """A Kubernetes version, with its ``v``.
+def checked_version(text: str, source: str = "--kubernetes-version") -> str:
+    """A Kubernetes version, with its ``v``; ``source`` is where it was given.
 
     Raises:
         ConfigurationError: it isn't one.
@@ -52,9 +52,19 @@ def checked_version(text: str) -> str:
     version = text if text.startswith("v") else f"v{text}"
     if not _VERSION.fullmatch(version):
         raise errors.ConfigurationError(
-            f"--kubernetes-version: {text!r} isn't a version such as {KUBERNETES_VERSION}"
+            f"{source}: {text!r} isn't a version such as {KUBERNETES_VERSION}"
         )
     return version
+
+
+def version_for_tests(environ: Mapping[str, str] = os.environ) -> str:
+    """The Kubernetes version of control planes for tests: WHIPSTAFF_KUBERNETES_VERSION, or ours.
+
+    Raises:
+        ConfigurationError: the variable holds no version.
+    """
+    variable = "WHIPSTAFF_KUBERNETES_VERSION"
+    return checked_version(environ.get(variable) or KUBERNETES_VERSION, variable)
 
 
 def resolve(

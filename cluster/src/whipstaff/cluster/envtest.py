@@ -139,7 +139,7 @@ class ControlPlane:
         Raises:
             StartupError: no binaries, or a component doesn't come up (with the end of its log).
         """
-        assets = self._assets or binaries.resolve(NAMES)
+        assets = self._assets or binaries.resolve(NAMES, version=binaries.version_for_tests())
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 self._prepare(assets)
@@ -211,7 +211,10 @@ class ControlPlane:
         settings = dataclasses.replace(
             self.settings,
             stock=frozenset({"controllers"}),
-            binaries={**self.settings.binaries, **binaries.resolve((name,))},
+            binaries={
+                **self.settings.binaries,
+                **binaries.resolve((name,), version=binaries.version_for_tests()),
+            },
             extra={name: flags},
         )
         self._launch(components.kube_controller_manager(settings))

@@ -37,7 +37,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         try:
-            binaries.resolve(envtest.NAMES, report=_report)
+            version = binaries.version_for_tests()
+            binaries.resolve(envtest.NAMES, version=version, report=_report)
         except errors.WhipstaffError as error:
             session.config.stash[_missing] = str(error)
 

@@ -22,7 +22,8 @@ SCHEDULER = "whipstaff"
 COMPONENTS = ("scheduler", "controllers", "node-agent")
 ROOT = pathlib.Path(__file__).parents[1]
 CHART = ROOT / "charts" / "whipstaff"
-KIND = ROOT / "e2e" / "kind"
+KIND = ROOT / "e2e" / "kind.yaml"
+VALUES = ROOT / "e2e" / "kind-values.yaml"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def kind(
         kubectl_path=pathlib.Path(kubectl),
     )
     try:
-        cluster.create(config_file=KIND / "cluster.yaml")
+        cluster.create(config_file=KIND)
         for component in COMPONENTS:
             cluster.load_docker_image(f"ghcr.io/whipstaff/{component}:{tag}")
         runtime = Runtime(
@@ -124,7 +125,7 @@ def kind(
 def _install(runtime: Runtime, helm: str, tag: str) -> None:
     command = [
         *(helm, "upgrade", "--install", "whipstaff", str(CHART), "--namespace", "kube-system"),
-        *("--values", str(KIND / "values.yaml"), "--set-string", f"image.tag={tag}"),
+        *("--values", str(VALUES), "--set-string", f"image.tag={tag}"),
         *("--wait", "--timeout", "5m", "--kubeconfig", str(runtime.kubeconfig)),
     ]
     done = subprocess.run(

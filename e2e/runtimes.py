@@ -102,8 +102,8 @@ def kind(
         kind_path=pathlib.Path(str(found["kind"])),
         kubectl_path=pathlib.Path(kubectl),
     )
+    cluster.create(config_file=KIND)  # kind removes what it couldn't finish
     try:
-        cluster.create(config_file=KIND)
         for component in COMPONENTS:
             cluster.load_docker_image(f"ghcr.io/whipstaff/{component}:{tag}")
         runtime = Runtime(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import pathlib
 import re
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +15,6 @@ from website import metrics, staging
 from whipstaff.cluster import binaries, layout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-TITLES = {
-    "whipstaff-scheduler": "Scheduler",
-    "whipstaff-controllers": "Controllers",
-    "whipstaff-node-agent": "Node agent",
-}
 
 
 class User:
@@ -96,27 +87,8 @@ def test_a_new_user_can_follow_the_page_word_for_word(user: User) -> None:
 
 def test_the_list_of_metrics_is_what_the_components_show(user: User) -> None:
     user.run("whipstaff up --provider simulated --wait 60s")
-    answers = {}
-    for component in json.loads(user.run("whipstaff status -o json"))["components"]:
-        if title := TITLES.get(component["name"]):
-            answers[title] = scrape(user, component["port"])
-    assert set(answers) == set(TITLES.values())
+    folder = user.home / ".local" / "share" / "whipstaff" / "default"
+    answers = metrics.answers(user.run("whipstaff status -o json"), folder)
     page = (staging.DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
     shown = {family.name for answer in answers.values() for family in metrics.families(answer)}
     assert shown == metrics.named_in(page), "out of date: python -m website metrics"
-
-
-def scrape(user: User, port: int) -> str:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    pki = user.home / ".local" / "share" / "whipstaff" / "default" / "pki"
-    context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
-    try:
-        connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        assert answer.status == 200
-        return answer.read().decode()
-    finally:
-        connection.close()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 
 import click
 
 from website import flags, metrics, offline, staging
+from whipstaff.cluster import layout
 
 Folder = click.Path(path_type=pathlib.Path)
 
@@ -40,14 +43,14 @@ def write_flags() -> None:
 
 
 @main.command("metrics")
-@click.argument("answers", metavar="NAME=FILE...", nargs=-1, required=True)
-def write_metrics(answers: tuple[str, ...]) -> None:
-    """Write docs/reference/metrics.md anew, of each component's answer at /metrics."""
-    read = {}
-    for each in answers:
-        name, _, file = each.partition("=")
-        read[name] = pathlib.Path(file).read_text(encoding="utf-8")
-    (staging.DOCS / "reference" / "metrics.md").write_text(metrics.page(read), encoding="utf-8")
+@click.option("--data-dir", type=Folder, default=layout.default_data_dir, help="Which cluster.")
+def write_metrics(data_dir: pathlib.Path) -> None:
+    """Write docs/reference/metrics.md anew, from what a local cluster that runs shows."""
+    program = pathlib.Path(sys.executable).with_name("whipstaff")
+    command = [str(program), "status", "-o", "json", "--data-dir", str(data_dir)]
+    status = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    page = metrics.page(metrics.answers(status, data_dir))
+    (staging.DOCS / "reference" / "metrics.md").write_text(page, encoding="utf-8")
 
 
 main()

@@ -1,12 +1,16 @@
 """The reference of metrics: what components show at ``/metrics``, told from their answers.
 
-``python -m website metrics NAME=FILE ...`` makes the page of answers that were kept in files, one a
-component; a test compares it with what the components of a cluster show.
+``python -m website metrics`` writes the page from what the components of your local cluster show; a
+test compares it with those of a new one.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
+import pathlib
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +20,11 @@ What each component shows at `https://ADDRESS:PORT/metrics` to those who may `ge
 URL `/metrics`. Names that upstream has mean what they mean there; those of our own begin with
 `whipstaff_`. `python -m website metrics` makes this page.
 """
+TITLES = {
+    "whipstaff-scheduler": "Scheduler",
+    "whipstaff-controllers": "Controllers",
+    "whipstaff-node-agent": "Node agent",
+}
 _ALL = "All components"
 _EVERYWHERE = re.compile(r"process_|python_")
 
@@ -27,6 +36,34 @@ class Family:
     name: str
     kind: str
     text: str
+
+
+def answers(status: str, data_dir: pathlib.Path) -> dict[str, str]:
+    """What each of our components shows.
+
+    Args:
+        status: what ``whipstaff status -o json`` says of a cluster.
+        data_dir: the cluster's folder, which has its administrator's certificate.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False  # each made its certificate for itself
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(data_dir / "pki" / "admin.crt", data_dir / "pki" / "admin.key")
+    ports = {each["name"]: each["port"] for each in json.loads(status)["components"]}
+    return {title: _asked(ports[name], context) for name, title in TITLES.items()}
+
+
+def _asked(port: int, context: ssl.SSLContext) -> str:
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    finally:
+        connection.close()
+    if answer.status != http.HTTPStatus.OK:
+        raise OSError(f"port {port} answers {answer.status}: {text}")
+    return text
 
 
 def families(exposition: str) -> frozenset[Family]:

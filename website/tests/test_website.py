@@ -168,6 +168,30 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
             assert asked <= known(), panel["title"]
 
 
+# Troubleshooting.
+
+
+def quoted() -> list[str]:
+    """The messages in the first column of the page's tables, in the parts that never vary."""
+    page = (staging.DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    return [part.strip(" :") for cell in cells for part in re.split(r"\.\.\.|'|cpu", cell)]
+
+
+@pytest.fixture(scope="module")
+def sources() -> str:
+    files = [path for each in ROOT.glob("*/src") for path in each.rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    return re.sub(r'"\s+f?"', "", "".join(texts))  # literals in several lines, joined
+
+
+@pytest.mark.parametrize("part", [part for part in quoted() if len(part) > 4])
+def test_messages_that_the_page_explains_are_those_that_components_write(
+    part: str, sources: str
+) -> None:
+    assert part in sources
+
+
 # What is said of kind.
 
 

@@ -76,7 +76,7 @@ def pattern(line: str) -> str:
 
 def test_a_new_user_can_follow_the_page_word_for_word(user: User) -> None:
     todo = steps("start-local.md")
-    assert [command.split()[0] for command, _ in todo].count("whipstaff") == 3
+    assert [command.split()[0] for command, _ in todo].count("whipstaff") == 4
     for command, shown in todo:
         printed = user.run(command)
         for line in shown:

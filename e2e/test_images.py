@@ -75,8 +75,8 @@ def test_images_but_the_node_agent_s_run_as_a_user_of_no_rights(
 
 
 def test_an_image_has_no_shell_no_package_manager_and_no_tests(archive: Archive) -> None:
-    names = {path.rpartition("/")[2] for path in archive.files}
-    assert not names & {"sh", "bash", "busybox", "apt-get", "dpkg", "pip", "pip3", "uv", "perl"}
+    programs = {path.rpartition("/")[2] for path, info in archive.files.items() if not info.isdir()}
+    assert not programs & {"sh", "bash", "busybox", "apt-get", "dpkg", "pip", "pip3", "uv", "perl"}
     assert not [path for path in archive.files if "/tests/" in path]
 
 
@@ -88,7 +88,7 @@ def test_only_the_temporary_folders_are_anybody_s_to_write(archive: Archive) -> 
 
 
 def test_every_module_comes_with_bytecode_that_no_time_makes_invalid(archive: Archive) -> None:
-    sources = [path for path in archive.files if path.endswith(".py") and "/whipstaff/" in path]
+    sources = [path for path in archive.files if path.endswith(".py")]
     assert len(sources) > 50
     for path in sources:
         folder, _, name = path.rpartition("/")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -83,6 +86,17 @@ class Machine:
         command = ["ctr", "--address", str(self.files.socket), "-n", "k8s.io", "containers", "list"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
+    def process(self) -> int:
+        """The first process of the twin's container."""
+        found = [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if {"twin", f"--of={HOST}", f"--cni-conf-dir={self.files.cni}"}
+            <= set(process.info["cmdline"] or ())
+        ]
+        (only,) = found
+        return int(only)
+
     def left(self) -> list[str]:
         """What is there of a twin."""
         mounts = pathlib.Path("/proc/self/mounts").read_text().splitlines()
@@ -119,21 +133,29 @@ def fetch(url: str) -> str:
         return str(answer.read().decode().strip())
 
 
-def test_a_twin_beside_a_stock_kubelet_from_its_daemon_set_to_its_end(
-    cluster: clusters.Cluster,
-) -> None:
-    machine = Machine(cluster)
-    cluster.kubectl("apply", "-f", "-", stdin=machine.manifest())
+@pytest.fixture
+def machine(cluster: clusters.Cluster) -> Iterator[Machine]:
+    """The machine with a twin on it; when that has ended, nothing of it may be there."""
+    made = Machine(cluster)
+    cluster.kubectl("apply", "-f", "-", stdin=made.manifest())
     clusters.eventually(lambda: TWIN in nodes_of(cluster), seconds=90, text="a second Node")
     cluster.kubectl("wait", "--for=condition=Ready", f"node/{TWIN}", "--timeout=60s")
+    yield made
+    cluster.kubectl("delete", "pod", "stock", "--ignore-not-found", "--wait")
+    cluster.kubectl("delete", "daemonset", "twin", "-n", "kube-system", "--wait")
+    clusters.eventually(lambda: nodes_of(cluster) == {HOST}, seconds=90, text="one Node")
+    clusters.eventually(lambda: made.left() == [], seconds=30, text="nothing left")
+    assert made.addresses() == set()
+    assert cluster.pods("-l", "app=both") == []
 
-    # A pod on each, and one Service for both.
+
+def test_a_service_balances_over_pods_of_a_twin_and_of_its_stock_node(
+    cluster: clusters.Cluster, machine: Machine
+) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=web("stock", HOST))
     ports = [{"containerPort": 8080, "hostPort": 8088}]
     cluster.kubectl("apply", "-f", "-", stdin=web("twins", TWIN, ports=ports))
-    for name in ("stock", "twins"):
-        cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
-    found = {pod["metadata"]["name"]: pod for pod in cluster.pods("-l", "app=both")}
+    found = ready(cluster, "stock", "twins")
     assert {name: pod["spec"]["nodeName"] for name, pod in found.items()} == {
         "stock": HOST,
         "twins": TWIN,
@@ -155,18 +177,34 @@ def test_a_twin_beside_a_stock_kubelet_from_its_daemon_set_to_its_end(
     assert addresses["twins"] in machine.rules()
     assert "twins" not in machine.sandboxes()
     assert "serving as twins on :8080" in cluster.kubectl("logs", "twins")
-    (status,) = found["twins"]["status"]["containerStatuses"]
-    assert status["restartCount"] == 0
-
-    cluster.kubectl("delete", "pod", "stock", "--wait")
-    cluster.kubectl("delete", "daemonset", "twin", "-n", "kube-system", "--wait")
-    clusters.eventually(lambda: nodes_of(cluster) == {HOST}, seconds=90, text="one Node")
-    clusters.eventually(lambda: machine.left() == [], seconds=30, text="nothing left")
-    assert machine.addresses() == set()
-    assert cluster.pods("-l", "app=both") == []
     cluster.kubectl("delete", "service", "both")
+    cluster.kubectl("delete", "pod", "twins", "--wait")
     gone = addresses["twins"]
     clusters.eventually(lambda: gone not in machine.rules(), seconds=30, text="no rule")
+
+
+def test_pods_of_a_twin_are_started_again_when_its_container_was_killed(
+    cluster: clusters.Cluster, machine: Machine
+) -> None:
+    cluster.kubectl("apply", "-f", "-", stdin=web("twins", TWIN))
+    ready(cluster, "twins")
+    os.kill(machine.process(), signal.SIGKILL)
+    clusters.eventually(lambda: restarts(cluster) == 1, seconds=120, text="it was restarted")
+    found = ready(cluster, "twins")
+    assert machine.addresses() == {found["twins"]["status"]["podIP"]}
+    assert "Hello from twins" in fetch(f"http://{found['twins']['status']['podIP']}:8080")
+
+
+def ready(cluster: clusters.Cluster, *names: str) -> dict[str, Any]:
+    for name in names:
+        cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    return {pod["metadata"]["name"]: pod for pod in cluster.pods("-l", "app=both")}
+
+
+def restarts(cluster: clusters.Cluster) -> int:
+    (pod,) = cluster.pods("-l", "app=both")
+    (status,) = pod["status"]["containerStatuses"]
+    return int(status["restartCount"]) if status["ready"] else 0
 
 
 def nodes_of(cluster: clusters.Cluster) -> set[str]:

@@ -52,28 +52,42 @@ async def _delete(api: client.Client, pod: objects.Object) -> None:
         await api.delete(resources.PODS, name, namespace, uid=objects.uid(pod))
 
 
-async def remove_sandboxes(twin: settings.Twin) -> None:
-    """End and remove every sandbox that is left, so that the network forgets it as well."""
+async def remove_sandboxes(twin: settings.Twin, seconds: float = 20) -> None:
+    """End and remove every sandbox that is left, so that the network forgets it as well.
+
+    Tried again and again: what the agent was doing to one when it ended may still be under way.
+    """
+    deadline = time.monotonic() + seconds
     async with runtimes.open_channel(f"unix://{twin.socket}") as channel:
         runtime = services.RuntimeServiceStub(channel)
-        try:
-            listed = await runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=_CALL)
-        except aio.AioRpcError as error:
-            _log.error("the sandboxes aren't known", error=runtimes.describe(error))
-            return
-        await asyncio.gather(*(_remove_sandbox(runtime, each.id) for each in listed.items))
+        while left := await _left(runtime):
+            failed = await asyncio.gather(*(_remove_sandbox(runtime, each.id) for each in left))
+            if any(failed):
+                if time.monotonic() > deadline:
+                    _log.error("sandboxes stay behind", errors=sorted(set(filter(None, failed))))
+                    return
+                await asyncio.sleep(_POLL)
 
 
-async def _remove_sandbox(runtime: services.RuntimeServiceStub, sandbox: str) -> None:
+async def _left(runtime: services.RuntimeServiceStub) -> list[pb.PodSandbox]:
+    try:
+        listed = await runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=_CALL)
+    except aio.AioRpcError as error:
+        _log.error("the sandboxes aren't known", error=runtimes.describe(error))
+        return []
+    return list(listed.items)
+
+
+async def _remove_sandbox(runtime: services.RuntimeServiceStub, sandbox: str) -> str:
+    """Why it can't be removed; empty if it is."""
     try:
         stop = pb.StopPodSandboxRequest(pod_sandbox_id=sandbox)
         await runtime.StopPodSandbox(stop, timeout=_CALL)
         remove = pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox)
         await runtime.RemovePodSandbox(remove, timeout=_CALL)
     except aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.NOT_FOUND:
-            text = runtimes.describe(error)
-            _log.error("a sandbox can't be removed", sandbox=sandbox, error=text)
+        return "" if error.code() is grpc.StatusCode.NOT_FOUND else runtimes.describe(error)
+    return ""
 
 
 async def forget(twin: settings.Twin, connection: config.Connection) -> None:

@@ -48,6 +48,7 @@ def test_a_twin_keeps_away_what_looks_for_the_stock_node(
     assert found.labels["whipstaff.io/twin-of"] == ["worker"]
     assert found.taints == [{"key": "whipstaff.io/twin", "value": "true", "effect": "NoSchedule"}]
     assert found.cgroup_root == "/whipstaff-twin/worker"
+    assert found.healthz_port == 0
 
 
 def test_what_the_user_configures_stands_over_that_but_for_what_would_mix_up_the_two(

@@ -82,6 +82,7 @@ def agent_configuration(twin: Twin, given: Mapping[str, Any]) -> dict[str, Any]:
     labels = {_OS: "whipstaff", LABEL: twin.of, _NO_BALANCING: "true"}
     taints = [{"key": TAINT, "value": "true", "effect": "NoSchedule"}]
     return {
+        "healthzPort": 0,  # the kubelet has it
         **given,
         "apiVersion": configuration.API_VERSION,
         "kind": configuration.KIND,

@@ -5,7 +5,8 @@ one from a registry. Images become archives in the cache, named after a digest o
 them, as `whipstaff load`, ``kind load image-archive`` and ``minikube image load`` take them.
 
 Owns the folder ``buildah`` in the cache, where buildah keeps its layers: a change of the sources
-takes seconds, one of the requirements a minute.
+takes half a minute, one of the requirements a minute and a half. When there are too many, it is
+emptied of all that isn't in an image.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _RECIPE = ("Dockerfile", "root", "component", "sbom.py", "python.packages", "runtime.packages")
 _CERTIFICATES = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
 _MOUNTED = "/run/certificates.crt"
+_LAYERS = 100  # so many are kept for the next build: some 6 GB
 _EPOCH = "1577836800"  # one time for all files, so that the same input gives the same layers
 
 Report = Callable[[str], None]
@@ -121,6 +123,8 @@ class _Builder:
         written = folder / f".{component}-{os.getpid()}.tar"
         written.unlink(missing_ok=True)
         self._run("push", image, f"docker-archive:{written}:{image}")
+        if len(self._run("images", "--all", "--quiet").split()) > _LAYERS:
+            self._run("rmi", "--prune")
         return written
 
     def _ensure_base(self) -> None:

@@ -3,7 +3,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+<<<<<<< HEAD
 .PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak docs requirements setup clean
+=======
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak images requirements setup clean
+>>>>>>> images
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -70,8 +74,13 @@ chaos: setup ## Rollouts while the controllers are killed 200 times, and the API
 soak: setup ## 5,000 pods onto 1,000 nodes while components are killed
 	@$(BIN)/pytest e2e/test_soak.py -m cluster --full $(ARGS)
 
+<<<<<<< HEAD
 docs: setup ## The documentation's pages, into site/; broken links are errors
 	@UV=.uv/bin/uv tools/docs $(BIN)/python
+=======
+images: setup ## The container images, built without Docker and without a registry (as root, with buildah and mmdebstrap)
+	@$(BIN)/python -m images $(ARGS)
+>>>>>>> images
 
 requirements: setup ## Pin the dependencies anew
 	@UV=.uv/bin/uv tools/requirements

@@ -422,8 +422,8 @@ class Sandboxes:
         return pb.PodSandboxStatusResponse(status=status)
 
 
-async def test_sandboxes_do_not_pile_up() -> None:
+async def test_sandboxes_do_not_pile_up_and_give_their_addresses_back() -> None:
     runtime: Any = Sandboxes()
     metadata = pb.PodSandboxMetadata(uid="uid-web", attempt=3)
     await sandboxes.Sandboxes(runtime).ensure(pb.PodSandboxConfig(metadata=metadata), "")
-    assert sorted(runtime.gone) == ["s0 removed", "s0 stopped", "s2 stopped"]
+    assert sorted(runtime.gone) == ["s0 removed", "s0 stopped", "s1 stopped", "s2 stopped"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import socket
 import stat
 import subprocess
@@ -38,12 +39,17 @@ class Lifeline:
 
     def __init__(self, endpoint: str, seconds: float = _SECONDS) -> None:
         self._path = endpoint.removeprefix("unix://")
-        self._command = ("sh", "-c", _HOLD.format(seconds=seconds))
+        self._command: tuple[str, ...] = ("sh", "-c", _HOLD.format(seconds=seconds))
+        if shutil.which("sh") is None:
+            self._command = ()
+            _log.info("calls won't outlive the agent: there is no shell here")
         self._held: frozenset[int] = frozenset()
         self._holder: subprocess.Popen[bytes] | None = None
 
     def hold(self) -> None:
         """Share the connections that there are now, in the place of those that there were."""
+        if not self._command:
+            return
         with contextlib.ExitStack() as stack:
             found = {}
             for connection in _connections(self._path):

@@ -194,14 +194,14 @@ class Sandboxes:
         """Stop the pod's other sandboxes, and remove those of which nothing is left to be told.
 
         Nothing else would stop one without an address, and a pod that loses its sandbox again and
-        again would have more of them each time.
+        again would have more of them each time. One that isn't ready is stopped as well: when its
+        machine ended before it, the network still holds its address.
         """
         others = [item for item in await self.list(uid) if item.metadata.attempt != attempt]
         spent = []
         for item in others:
-            if item.state == pb.SANDBOX_READY:
-                await self.stop(item.id)
-            else:
+            await self.stop(item.id)
+            if item.state != pb.SANDBOX_READY:
                 spent.append(item.id)
         if not spent:
             return
@@ -218,7 +218,7 @@ class Sandboxes:
 
     async def _try_to_remove(self, sandbox_id: str) -> None:
         try:
-            await self.remove(sandbox_id)
+            await self.remove(sandbox_id, stopped=True)
         except aio.AioRpcError as error:
             # It goes with its pod.
             _log.warning("an old sandbox stays", id=sandbox_id, error=connection.describe(error))

@@ -225,7 +225,7 @@ def kube_apiserver(settings: Settings) -> Component:
         "proxy-client-key-file": str(pki.front_proxy_client.key),
         "kubelet-client-certificate": str(pki.apiserver_kubelet_client.certificate),
         "kubelet-client-key": str(pki.apiserver_kubelet_client.key),
-        "kubelet-preferred-address-types": "InternalIP",
+        "kubelet-preferred-address-types": "InternalIP,ExternalIP",
         # The apiserver is outside of the nodes' networks: it reaches webhooks by their endpoints.
         "enable-aggregator-routing": "true",
         "shutdown-delay-duration": "0s",

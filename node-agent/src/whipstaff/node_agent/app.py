@@ -132,6 +132,7 @@ class Plan:
             taints=settings.taints,
             provider_id=settings.provider_id,
             addresses=self.addresses,
+            address_type=settings.address_type,
             port=self.port,
             pod_cidrs=self._pod_cidrs(),
             info=machine.info(real) if real is not None else {},

@@ -12,6 +12,7 @@ field, before anything starts. A file looks like this; every field may be left o
       annotations: {}
       taints: [{key: simulated, value: "true", effect: NoSchedule}]
       providerID: simulated://{name}
+    addressType: InternalIP     # or ExternalIP: for a second node on a machine, see the README
     heartbeats: {leaseDurationSeconds: 40, renewIntervalSeconds: 10, statusReportSeconds: 300}
     events: {qps: 50, burst: 100}
     statusWriters: 64             # statuses being written at a time
@@ -95,13 +96,17 @@ _FIELDS = {
         "enableSystemLogQuery",
         *upkeep_configuration.FIELDS,
     ),
-    "nodes": ("capacity", "reserved", "labels", "annotations", "taints", "providerID"),
+    "nodes": (
+        *("capacity", "reserved", "labels", "annotations", "taints"),
+        *("providerID", "addressType"),
+    ),
     "heartbeats": ("leaseDurationSeconds", "renewIntervalSeconds", "statusReportSeconds"),
     "events": ("qps", "burst"),
     "cgroups": ("root", "driver"),
     "images": ("maxParallelPulls", "registryPullQPS", "registryBurst"),
 }
 _DRIVERS = ("", "cgroupfs", "systemd")
+_ADDRESS_TYPES = ("InternalIP", "ExternalIP")
 
 _T = TypeVar("_T")
 
@@ -115,6 +120,7 @@ class Settings:
         reserved: quantities by resource name.
         labels: values by key, dealt out to the nodes in turn.
         annotations, taints, provider_id: of every node.
+        address_type: what the Node calls its addresses.
         timing: of the heartbeats.
         event_qps, event_burst: how many events are written, on average and at once.
         status_writers: statuses being written at a time, at most.
@@ -138,6 +144,7 @@ class Settings:
     annotations: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[Mapping[str, str]] = ()
     provider_id: str = ""
+    address_type: str = _ADDRESS_TYPES[0]
     timing: heartbeats.Timing = field(default_factory=heartbeats.Timing)
     event_qps: float = 50.0
     event_burst: int = 100
@@ -237,6 +244,7 @@ class _Reader:
             annotations=self._strings(told, "nodes.annotations"),
             taints=self._taints(told),
             provider_id=self._string(told, "nodes.providerID"),
+            address_type=self._address_type(told),
             timing=self._timing(beats),
             event_qps=self._number(events, "events.qps", default.event_qps, 0.1),
             event_burst=int(self._number(events, "events.burst", default.event_burst, 1)),
@@ -295,6 +303,14 @@ class _Reader:
         if driver not in _DRIVERS:
             raise self._error("cgroups.driver", f"{driver!r} is neither cgroupfs nor systemd")
         return driver
+
+    def _address_type(self, told: Mapping[str, Any]) -> str:
+        found = self._string(told, "nodes.addressType") or _ADDRESS_TYPES[0]
+        if found not in _ADDRESS_TYPES:
+            raise self._error(
+                "nodes.addressType", f"{found!r} is neither {' nor '.join(_ADDRESS_TYPES)}"
+            )
+        return found
 
     def _timing(self, beats: Mapping[str, Any]) -> heartbeats.Timing:
         usual = heartbeats.Timing()

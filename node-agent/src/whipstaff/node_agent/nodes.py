@@ -80,6 +80,7 @@ class Template:
         labels: values by key; several values are dealt out to the nodes in turn.
         annotations, taints, provider_id: as registered; ``{name}`` in the provider ID is replaced.
         addresses: the nodes' IPs, at most one a family.
+        address_type: what the Node calls them, ``InternalIP`` or ``ExternalIP``.
         port: where the agent's server listens.
         pod_cidrs: the ranges given to each node by the agent itself, by node name; mostly empty.
         info: what of ``nodeInfo`` the machine decides; made up where that is empty.
@@ -93,6 +94,7 @@ class Template:
     taints: Sequence[Mapping[str, str]] = ()
     provider_id: str = ""
     addresses: Sequence[str] = ()
+    address_type: str = "InternalIP"
     port: int = 10250
     pod_cidrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -233,7 +235,7 @@ def status(node: Node, template: Template, old: Sequence[Object], now: float) ->
 
 def details(node: Node, template: Template) -> Object:
     """What a node says of itself besides its conditions."""
-    addresses = [{"type": "InternalIP", "address": ip} for ip in template.addresses]
+    addresses = [{"type": template.address_type, "address": ip} for ip in template.addresses]
     found: Object = {
         "capacity": dict(template.capacity),
         "allocatable": template.allocatable,

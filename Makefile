@@ -22,18 +22,19 @@ status: setup ## What runs, and how it is
 
 test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
 	@$(BIN)/whipstaff binaries --images >/dev/null
-	@$(BIN)/whipstaff binaries kubelet >/dev/null
+	@$(BIN)/whipstaff binaries kubelet helm >/dev/null
 	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
 	@$(BIN)/pytest -m "apiserver or cluster" -n 2 --dist loadfile -q --durations 10 $(ARGS)
 
 unit: setup ## The tests that need no cluster
-	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
+	@$(BIN)/pytest -m "not apiserver and not cluster and not kind and not chart" -n 2 -q $(ARGS)
 
-check: setup ## Formatting, lints, types, layers
+check: setup ## Formatting, lints, types, layers, the chart's README
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m charts.readme --check
 
 format: setup ## Format and mend what can be mended
 	@$(BIN)/ruff format

@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 
-ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ACCOUNT = pathlib.Path(os.environ.get("ACCOUNT", "/var/run/secrets/kubernetes.io/serviceaccount"))
 
 
 def kubeconfig(environ: dict[str, str]) -> dict[str, object]:

@@ -116,8 +116,7 @@ def copy_images(settings: dict[str, str], environ: dict[str, str]) -> None:
     if not source or not pathlib.Path(source).exists():
         return
     deadline = time.monotonic() + PATIENCE
-    ask = {"env": environ, "capture_output": True, "check": False}
-    while subprocess.run(ctr(target, "version"), **ask).returncode != 0:
+    while not serves(target, environ):
         if time.monotonic() > deadline:
             sys.exit("containerd doesn't serve: no images are copied")
         time.sleep(0.5)
@@ -139,6 +138,12 @@ def copy_images(settings: dict[str, str], environ: dict[str, str]) -> None:
         done = exported.returncode == 0 and imported.returncode == 0
         text = "copied" if done else f"not copied: {(said or imported.stderr).decode().strip()}"
         print(f"{image}: {text}", file=sys.stderr, flush=True)
+
+
+def serves(socket: str, environ: dict[str, str]) -> bool:
+    """Whether a containerd answers there."""
+    asked = subprocess.run(ctr(socket, "version"), env=environ, capture_output=True, check=False)
+    return asked.returncode == 0
 
 
 def ctr(socket: str, *arguments: str) -> list[str]:

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Makes charts/whipstaff/README.md from README.md.in and the comments of values.yaml.
 
-    charts/readme           write it
-    charts/readme --check   exit with 1 if it would change, or if a value has no comment
+    python -m charts.readme           write it
+    python -m charts.readme --check   exit with 1 if it would change, or if a value has no comment
 
 A value's comment is the lines right above it; where a mapping has keys in values.yaml, its comment
 heads those of its keys.
@@ -115,7 +114,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     if arguments.check and (not file.exists() or file.read_text() != made):
-        sys.exit(f"{file} isn't what values.yaml says: run charts/readme")
+        sys.exit(f"{file} isn't what values.yaml says: run python -m charts.readme")
     if not arguments.check:
         file.write_text(made)
 

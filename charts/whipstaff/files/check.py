@@ -101,8 +101,9 @@ def ready_node(selector: str) -> str:
 
 
 def create_pod(spec: dict) -> None:
-    """Make the pod of this test."""
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": NAME}, "spec": spec}
+    """Make the pod of this test; where it is simulated, it is told how long it runs."""
+    metadata = {"name": NAME, "annotations": {"simulated.whipstaff.io/run-seconds": "1"}}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     api.request("POST", PODS, body)
 
 

@@ -105,7 +105,10 @@
 {{ include "whipstaff.servingRules" . }}
 {{- end -}}
 
-{{/* A twin asks for a node's certificate, as `kubeadm join` does, and has a node's rights from then on. */}}
+{{/*
+The agent of a twin asks for a node's certificate, as `kubeadm join` does, and has a node's rights from then on. What is
+left to the pod's account is the twin's end.
+*/}}
 {{- define "whipstaff.twinRules" -}}
 - apiGroups: [certificates.k8s.io]
   resources: [certificatesigningrequests]
@@ -113,4 +116,10 @@
 - apiGroups: [certificates.k8s.io]
   resources: [certificatesigningrequests/nodeclient]
   verbs: [create]
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, delete]
 {{- end -}}

@@ -8,6 +8,28 @@ whipstaff.io/mode: {{ .values.mode }}
 {{- end }}
 {{- end -}}
 
+{{/* How a twin's agent asks for its certificate: as the pod's account. */}}
+{{- define "whipstaff.bootstrapKubeconfig" -}}
+{{- $service := lookup "v1" "Service" "default" "kubernetes" -}}
+{{- $address := default "10.96.0.1" (dig "spec" "clusterIP" "" (default dict $service)) -}}
+{{- $host := ternary (printf "[%s]" $address) $address (contains ":" $address) -}}
+apiVersion: v1
+kind: Config
+clusters:
+  - name: cluster
+    cluster:
+      server: {{ default (printf "https://%s:443" $host) .values.twin.apiServer }}
+      certificate-authority: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+users:
+  - name: account
+    user:
+      tokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
+contexts:
+  - name: account
+    context: {cluster: cluster, user: account}
+current-context: account
+{{- end -}}
+
 {{/* The DNS server of the cluster, as nodes hand it to pods. */}}
 {{- define "whipstaff.clusterDNS" -}}
 {{- $given := .values.twin.clusterDNS -}}
@@ -42,9 +64,5 @@ provider:
   reserved:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-cgroups:
-  root: /whipstaff-twin/pods
-  driver: cgroupfs
-podLogsDir: {{ .values.twin.dataDir }}/logs
 {{- end }}
 {{- end -}}

@@ -204,8 +204,13 @@ def test_twins_keep_away_from_what_stock_nodes_run(helm: Helm) -> None:
         "nodeSelectorTerms"
     ]
     assert term["matchExpressions"] == [{"key": "whipstaff.io/mode", "operator": "DoesNotExist"}]
-    port = {each for each in arguments_of(pod, 1) if "--port" in each}
-    assert port == {"--port=10350"}
+    arguments = arguments_of(pod)
+    assert {each for each in arguments if "--port" in each} == {"--port=10350"}
+    copied = [each for each in arguments if "--copy-image" in each]
+    assert copied[0] == f"--copy-image={pod['containers'][0]['image']}"
+    assert copied[1] == "--copy-image=docker.io/library/busybox:1.37"
+    (memory,) = (each for each in pod["volumes"] if each["name"] == "run")
+    assert memory["emptyDir"] == {"medium": "Memory"}
 
 
 def test_images_are_of_the_charts_version_unless_told(helm: Helm) -> None:

@@ -199,8 +199,9 @@ def _sibling(name: str) -> str | None:
 def _ldflags(version: str, stamps: Mapping[str, str]) -> str:
     major, minor = version.removeprefix("v").split(".")[:2]
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    all_stamps = {f"{_VERSION_PACKAGE}.{key}": value for key, value in values.items()} | stamps
-    return " ".join(("-s -w", *(f"-X {key}={value}" for key, value in all_stamps.items())))
+    stamped = {f"{_VERSION_PACKAGE}.{key}": value for key, value in values.items()}
+    stamped.update(stamps)
+    return " ".join(("-s -w", *(f"-X {key}={value}" for key, value in stamped.items())))
 
 
 def _count(

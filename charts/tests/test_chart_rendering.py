@@ -177,6 +177,29 @@ def test_controllers_that_look_on_may_write_nothing(helm: Helm) -> None:
     assert written == {("tokenreviews", "create"), ("subjectaccessreviews", "create")}
 
 
+def test_a_lease_goes_with_its_release(helm: Helm) -> None:
+    objects = helm.render("--set", "controllers.enabled=true")
+    leases = {each["metadata"]["name"]: each for each in rendering.of_kind(objects, "Lease")}
+    names = set()
+    for each in rendering.pod_specs(objects).values():
+        for argument in each["containers"][0].get("args", ()):
+            if argument.startswith("--leader-elect-resource-name="):
+                names.add(argument.partition("=")[2])
+    assert leases.keys() == names == {"demo-whipstaff-scheduler", "demo-whipstaff-controllers"}
+    assert all("spec" not in each for each in leases.values())
+
+
+def test_only_pods_are_hooks_of_tests(helm: Helm, values: pathlib.Path) -> None:
+    # `helm test --logs` asks for a log of each.
+    hooks = [
+        each["kind"]
+        for each in helm.render(values=values)
+        if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    ]
+    assert set(hooks) <= {"Pod"}
+    assert not rendering.of_kind(helm.render("--set", "tests.enabled=false", values=values), "Pod")
+
+
 def test_a_fleet_is_divided_among_its_replicas(helm: Helm) -> None:
     objects = helm.render(values=CHART / "ci" / "replacement-values.yaml")
     fleet = rendering.named(objects, "StatefulSet", "node-agent")

@@ -124,7 +124,7 @@ securityContext:
 startupProbe:
   httpGet: {path: /livez, port: https, scheme: HTTPS}
   periodSeconds: 2
-  failureThreshold: 60
+  failureThreshold: {{ .startupFailures | default 60 }}
 livenessProbe:
   httpGet: {path: /livez, port: https, scheme: HTTPS}
   periodSeconds: 10

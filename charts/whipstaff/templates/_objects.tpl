@@ -34,6 +34,15 @@ spec:
       targetPort: https
 {{- end }}
 
+{{/* The release's, so that it goes with it; who leads writes what it says. */}}
+{{- define "whipstaff.leaseObject" }}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata:
+  {{- include "whipstaff.metadata" . | nindent 2 }}
+{{- end }}
+
 {{- define "whipstaff.disruptionBudget" }}
 {{- if and .values.podDisruptionBudget.enabled (gt (int .replicas) 1) }}
 ---

@@ -218,6 +218,7 @@ def test_twins_keep_away_from_what_stock_nodes_run(helm: Helm) -> None:
         rendering.named(objects, "ConfigMap", "-node-agent")["data"]["agent.yaml"]
     )
     assert settings["nodes"]["addressType"] == "ExternalIP"
+    assert settings["healthzPort"] == 0, "the kubelet has the port"
     assert settings["nodes"]["labels"]["kubernetes.io/os"] != "linux"
     assert settings["nodes"]["taints"][0]["effect"] == "NoSchedule"
     assert settings["nodes"]["reserved"] == {"cpu": "1", "memory": "1Gi"}

@@ -44,6 +44,7 @@ current-context: account
 {{- define "whipstaff.agentConfig" -}}
 apiVersion: whipstaff.io/v1alpha1
 kind: NodeAgentConfiguration
+healthzPort: 0
 nodes:
   addressType: {{ .values.addressType }}
   labels:

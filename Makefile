@@ -3,42 +3,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-<<<<<<< HEAD
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak docs requirements setup clean
-=======
-.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak images requirements setup clean
->>>>>>> images
-
-help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
-
-setup:
-	@tools/setup $(VENV)
-
-up: setup ## Start a local cluster (ARGS="--nodes 100", see 'whipstaff up --help')
-	@$(BIN)/whipstaff up $(ARGS)
-
-down: setup ## Stop it and leave nothing behind
-	@$(BIN)/whipstaff down $(ARGS)
-
-status: setup ## What runs, and how it is
-	@$(BIN)/whipstaff status $(ARGS)
-
-test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
-	@$(BIN)/whipstaff binaries --images >/dev/null
-	@$(BIN)/whipstaff binaries kubelet >/dev/null
-	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
-	@$(BIN)/pytest -m "apiserver or cluster" -n 2 --dist loadfile -q --durations 10 $(ARGS)
-
-unit: setup ## The tests that need no cluster
-	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
-
-check: setup ## Formatting, lints, types, layers, workflows
+check: setup ## Formatting, lints, types, layers, workflows, the chart's README
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@tools/actionlint
+	@$(BIN)/python -m charts.readme --check
 
 format: setup ## Format and mend what can be mended
 	@$(BIN)/ruff format

@@ -58,6 +58,7 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
           annotations: {note: hello}
           taints: [{key: sim, value: "yes", effect: NoSchedule}]
           providerID: sim://{name}
+          addressType: ExternalIP
         heartbeats: {leaseDurationSeconds: 20, renewIntervalSeconds: 5, statusReportSeconds: 60}
         events: {qps: 5, burst: 7}
         statusWriters: 8
@@ -74,6 +75,7 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
     )
     assert settings.capacity == {"cpu": "8", "pods": "250", "example.com/gpu": "4"}
     assert (settings.cgroup_root, settings.cgroup_driver) == ("/nodes/a", "systemd")
+    assert settings.address_type == "ExternalIP"
     assert (settings.pod_logs, settings.resolv_conf) == ("/srv/logs", "/run/resolv.conf")
     assert settings.pulls == images.Limits(parallel=2, qps=1, burst=3)
     assert settings.pods_per_node == 250
@@ -103,6 +105,7 @@ def test_everything_can_be_said(file) -> None:  # noqa: ANN001
         ("heartbeats: {renewIntervalSeconds: 50}", "must be less than leaseDurationSeconds (40)"),
         ("events: {qps: true}", "events.qps: True is not a number"),
         ("cgroups: {driver: docker}", "cgroups.driver: 'docker' is neither cgroupfs nor systemd"),
+        ("nodes: {addressType: Hostname}", "nodes.addressType: 'Hostname' is neither InternalIP"),
         ("images: {maxParallelPulls: -1}", "images.maxParallelPulls: -1 is not a number from 0"),
         ("statusWriters: none", "statusWriters: 'none' is not a number from 1 up"),
         ("healthzPort: 70000", "healthzPort: 70000 is no port"),

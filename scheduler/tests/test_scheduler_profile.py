@@ -235,5 +235,5 @@ def test_rights_to_evict_are_only_asked_for_where_somebody_evicts() -> None:
 
     assert rights() - rights("DefaultPreemption") == {
         "delete pods",
-        *(f"{verb} poddisruptionbudgets.policy" for verb in ("get", "list", "watch")),
+        *(f"{verb} poddisruptionbudgets.policy" for verb in ("list", "watch")),
     }

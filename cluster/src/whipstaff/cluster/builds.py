@@ -36,6 +36,7 @@ def build(
     environ: Mapping[str, str],
     report: Report,
     module: pathlib.Path = MODULE,
+    stamps: Mapping[str, str] | None = None,
 ) -> None:
     """Build ``names`` into ``folder``; the first time takes some ten minutes on two cores.
 
@@ -47,6 +48,7 @@ def build(
         environ: names the cache and PATH, and is what go runs with.
         report: told how far it is.
         module: the folder of a go.mod.
+        stamps: further variables of packages that are set to a text.
 
     Raises:
         StartupError: there is no Go, or the build fails.
@@ -59,7 +61,7 @@ def build(
     total = _count(go, targets, variables, report, module)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as temporary:
         command = [
-            *(str(go), "build", "-v", "-trimpath", "-ldflags", _ldflags(version)),
+            *(str(go), "build", "-v", "-trimpath", "-ldflags", _ldflags(version, stamps or {})),
             *("-o", f"{temporary}/", *targets),
         ]
         _run(
@@ -194,11 +196,12 @@ def _sibling(name: str) -> str | None:
     return str(path) if os.access(path, os.X_OK) else None
 
 
-def _ldflags(version: str) -> str:
+def _ldflags(version: str, stamps: Mapping[str, str]) -> str:
     major, minor = version.removeprefix("v").split(".")[:2]
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    stamps = (f"-X {_VERSION_PACKAGE}.{key}={value}" for key, value in values.items())
-    return " ".join(("-s -w", *stamps))
+    stamped = {f"{_VERSION_PACKAGE}.{key}": value for key, value in values.items()}
+    stamped.update(stamps)
+    return " ".join(("-s -w", *(f"-X {key}={value}" for key, value in stamped.items())))
 
 
 def _count(

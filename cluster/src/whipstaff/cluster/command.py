@@ -20,6 +20,7 @@ from whipstaff.cluster import (
 from whipstaff.cluster import (
     clusters,
     components,
+    helm,
     layout,
     machines,
     nodes,
@@ -219,7 +220,11 @@ def kubeconfig(place: layout.Layout, only_path: bool) -> None:
 @click.option(
     "--kubernetes-version", metavar="VERSION", default=finder.KUBERNETES_VERSION, show_default=True
 )
-@click.argument("names", nargs=-1, type=click.Choice((*finder.NAMES, *finder.COMPARED)))
+@click.argument(
+    "names",
+    nargs=-1,
+    type=click.Choice((*finder.NAMES, *finder.COMPARED, helm.NAME)),
+)
 @click.option(
     "--images",
     "with_images",
@@ -227,13 +232,15 @@ def kubeconfig(place: layout.Layout, only_path: bool) -> None:
     help="Make the images for nodes with real containers as well, where there can be such nodes.",
 )
 def get_binaries(kubernetes_version: str, names: tuple[str, ...], with_images: bool) -> None:
-    """Get the control plane's binaries, and print where they are."""
+    """Get the control plane's binaries, or helm, and print where they are."""
     version = finder.checked_version(kubernetes_version)
     show = progress.Progress(rich.console.Console(stderr=True, highlight=False, soft_wrap=True))
     with _explaining(), show.step("Binaries") as step:
-        found = finder.resolve(names or finder.NAMES, version=version, report=step.update)
+        asked = [name for name in names or finder.NAMES if name != helm.NAME]
+        paths = list(finder.resolve(asked, version=version, report=step.update).values())
+        if helm.NAME in names:
+            paths.append(helm.program(report=step.update))
         step.result = f"Kubernetes {version}"
-    paths = list(found.values())
     if with_images and machines.obstacle() is None:
         with _explaining(), show.step("Images") as step:
             paths += [makers.archive(name, report=step.update) for name in nodes.ALL_IMAGES]

@@ -66,12 +66,15 @@ class Plan:
 
 def access(plan: Plan) -> list[preflight.Access]:
     """The rights without which the controllers can't do their work."""
-    watched = [resources.PODS, resources.REPLICASETS]
-    needed = [] if plan.shadow else _writes(plan)
+    owners = [resources.REPLICASETS]
     if DEPLOYMENT in plan.controllers:
-        watched.append(resources.DEPLOYMENTS)
+        owners.append(resources.DEPLOYMENTS)
+    needed = [] if plan.shadow else _writes(plan)
+    needed += [preflight.Access("get", each) for each in owners]
     needed += [
-        preflight.Access(verb, each) for each in watched for verb in ("get", "list", "watch")
+        preflight.Access(verb, each)
+        for each in (resources.PODS, *owners)
+        for verb in ("list", "watch")
     ]
     return needed
 

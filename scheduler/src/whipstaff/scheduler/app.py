@@ -88,18 +88,11 @@ _log = logs.get("scheduler")
 
 def access(settings: configuration.Configuration) -> list[preflight.Access]:
     """The rights without which the scheduler can't do its work."""
-    needed = [
-        preflight.Access(verb, resource)
-        for resource in (
-            resources.PODS,
-            resources.NODES,
-            resources.NAMESPACES,
-            *workloads.RESOURCES,
-        )
-        for verb in ("get", "list", "watch")
-    ]
+    watched = (resources.PODS, resources.NODES, resources.NAMESPACES, *workloads.RESOURCES)
+    needed = [preflight.Access(verb, each) for each in watched for verb in ("list", "watch")]
     needed += storage_access(settings)
     needed += [
+        preflight.Access("get", resources.PODS),
         preflight.Access("create", resources.PODS, "binding"),
         preflight.Access("patch", resources.PODS, "status"),
         preflight.Access("create", resources.EVENTS),
@@ -107,8 +100,7 @@ def access(settings: configuration.Configuration) -> list[preflight.Access]:
     if any(PREEMPTION in wanted.names() for wanted in settings.profiles):
         needed.append(preflight.Access("delete", resources.PODS))
         needed += [
-            preflight.Access(verb, resources.PODDISRUPTIONBUDGETS)
-            for verb in ("get", "list", "watch")
+            preflight.Access(verb, resources.PODDISRUPTIONBUDGETS) for verb in ("list", "watch")
         ]
     election = settings.leader_election
     if election.leader_elect:

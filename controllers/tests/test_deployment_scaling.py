@@ -223,6 +223,19 @@ def test_a_deployment_that_recreates_lets_old_pods_go_though_it_was_scaled() -> 
     assert sizes_after(plan, every[1]) == [5]
 
 
+def test_nothing_is_created_anew_before_the_old_pods_are_known_to_be_gone() -> None:
+    # Scaled to nothing a moment ago, by a size that its controller hasn't seen yet: it may be
+    # creating pods.
+    strategy = {"type": "Recreate"}
+    old = replicaset(0, 1, (3, 3))
+    old["metadata"]["generation"] = 8
+    old["status"]["observedGeneration"] = 7
+    made = deployment(3, strategy=strategy, paused=False)
+    assert reconcile(made, old).create is None
+    old["status"]["observedGeneration"] = 8
+    assert reconcile(made, old).create is not None
+
+
 def test_a_size_that_is_right_by_chance_holds_no_rollout_up() -> None:
     # Left over from a Deployment of 3, and scaled by hand since.
     made = deployment(5, paused=False)

@@ -254,6 +254,9 @@ class Judge:
                 return
             self._shrunk(new, before, siblings, specs)
             return
+        if specs.adopted:
+            # Those that come with the note of another size grow in its proportion, as upstream.
+            return
         bound = max(_most(each) for _, each in specs.recent)
         if (total := _total(siblings)) > bound:
             sizes = _sizes(siblings)

@@ -268,6 +268,10 @@ def _recreate(step: _Step) -> Plan:
     """Recreate: all old pods go, until the last has ended; only then there are new ones."""
     if _scale_all(step, {objects.name(each): 0 for each in arithmetic.active(step.old)}):
         return step.finish(rollout=True)
+    # Pods that were made a moment ago may not be seen yet. Who makes them waits for that, and only
+    # then says that it knows of the new size; upstream doesn't ask.
+    if not all(map(_is_observed, step.old)):
+        return step.finish(rollout=True)
     if any(arithmetic.counted(each, "replicas") for each in step.old) or any(
         step.observed.has_running_pods(each) for each in step.old
     ):
@@ -275,6 +279,12 @@ def _recreate(step: _Step) -> Plan:
     step.find_new(create=True)
     step.scale(_there(step.new), arithmetic.replicas(step.deployment))
     return _complete(step)
+
+
+def _is_observed(replicaset: Object) -> bool:
+    """Whether the ReplicaSet's controller has seen its newest specification."""
+    seen: int = (replicaset.get("status") or {}).get("observedGeneration", 0)
+    return seen >= replicaset["metadata"].get("generation", 0)
 
 
 def _complete(step: _Step) -> Plan:

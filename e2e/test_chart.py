@@ -84,10 +84,15 @@ def cluster() -> Iterator[clusters.Cluster]:
             made.down()
 
 
-def holder(cluster: clusters.Cluster, part: str) -> str:
-    """The pod, or the machine, that leads."""
+def identity(cluster: clusters.Cluster, part: str) -> str:
+    """The process that leads."""
     lease = cluster.kubectl("get", "lease", f"whipstaff-{part}", "-n", NAMESPACE, "-o", "json")
-    return str(json.loads(lease)["spec"].get("holderIdentity") or "").partition("_")[0]
+    return str(json.loads(lease)["spec"].get("holderIdentity") or "")
+
+
+def holder(cluster: clusters.Cluster, part: str) -> str:
+    """The pod, or the machine, that leads; a pod that comes back has the same name."""
+    return identity(cluster, part).partition("_")[0]
 
 
 def processes(cluster: clusters.Cluster) -> list[int]:
@@ -126,12 +131,13 @@ def test_the_chart_takes_over_and_is_gone_when_it_is_uninstalled(cluster: cluste
             lambda: holder(cluster, "scheduler").startswith("demo-"), seconds=30, text="a leader"
         )
         for part in PARTS:
-            leader = holder(cluster, part)
-            cluster.kubectl("delete", "pod", leader, "-n", NAMESPACE, "--force")
+            leader = identity(cluster, part)
+            pod = leader.partition("_")[0]
+            cluster.kubectl("delete", "pod", pod, "-n", NAMESPACE, "--force")
             clusters.eventually(
-                lambda part=part, leader=leader: holder(cluster, part) not in {"", leader},
+                lambda part=part, leader=leader: identity(cluster, part) not in {"", leader},
                 seconds=60,
-                text=f"another replica of the {part} leads",
+                text=f"another process of the {part} leads",
             )
         rolls_out(cluster, "meanwhile")
         release.run("rollback", "demo", "1", "--wait", "--timeout=3m")

@@ -284,7 +284,8 @@ def _recreate(step: _Step) -> Plan:
 def _is_observed(replicaset: Object) -> bool:
     """Whether the ReplicaSet's controller has seen its newest specification."""
     seen: int = (replicaset.get("status") or {}).get("observedGeneration", 0)
-    return seen >= replicaset["metadata"].get("generation", 0)
+    newest: int = replicaset["metadata"].get("generation", 0)
+    return seen >= newest
 
 
 def _complete(step: _Step) -> Plan:

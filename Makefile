@@ -3,6 +3,32 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+.PHONY: help up down status test unit check format bench bench-controllers bench-nodes conformance differential differential-scheduling stress-scheduling faults chaos soak docs images requirements setup clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
+
+setup:
+	@tools/setup $(VENV)
+
+up: setup ## Start a local cluster (ARGS="--nodes 100", see 'whipstaff up --help')
+	@$(BIN)/whipstaff up $(ARGS)
+
+down: setup ## Stop it and leave nothing behind
+	@$(BIN)/whipstaff down $(ARGS)
+
+status: setup ## What runs, and how it is
+	@$(BIN)/whipstaff status $(ARGS)
+
+test: setup ## All tests: unit, then those on a real etcd and kube-apiserver
+	@$(BIN)/whipstaff binaries --images >/dev/null
+	@$(BIN)/whipstaff binaries kubelet helm >/dev/null
+	@$(BIN)/pytest -m "not apiserver and not cluster and not kind" -n 2 -q $(ARGS)
+	@$(BIN)/pytest -m "apiserver or cluster" -n 2 --dist loadfile -q --durations 10 $(ARGS)
+
+unit: setup ## The tests that need no cluster
+	@$(BIN)/pytest -m "not apiserver and not cluster and not kind and not chart" -n 2 -q $(ARGS)
+
 check: setup ## Formatting, lints, types, layers, workflows, the chart's README
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
@@ -45,13 +71,11 @@ chaos: setup ## Rollouts while the controllers are killed 200 times, and the API
 soak: setup ## 5,000 pods onto 1,000 nodes while components are killed
 	@$(BIN)/pytest e2e/test_soak.py -m cluster --full $(ARGS)
 
-<<<<<<< HEAD
 docs: setup ## The documentation's pages, into site/; broken links are errors
 	@UV=.uv/bin/uv tools/docs $(BIN)/python
-=======
-images: setup ## The container images, built without Docker and without a registry (as root, with buildah and mmdebstrap)
+
+images: setup ## The container images, without Docker and without a registry (as root, with buildah and mmdebstrap)
 	@$(BIN)/python -m images $(ARGS)
->>>>>>> images
 
 requirements: setup ## Pin the dependencies anew
 	@UV=.uv/bin/uv tools/requirements

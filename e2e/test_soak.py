@@ -172,6 +172,14 @@ async def soak(cluster: Any, nodes: int, pods: int) -> None:
 
 
 def kill(cluster: Any, component: str, number: signal.Signals) -> None:
-    """Signal a component that the test's own cluster runs, by its process id."""
-    pids = {each["name"]: each["pid"] for each in cluster.status()["components"]}
-    os.kill(pids[component], number)
+    """Signal a component that the test's own cluster runs, by its process id.
+
+    It is waited for where it isn't back yet from the time before: the witness sees late what was
+    bound.
+    """
+    deadline = time.monotonic() + 30
+    pids: dict[str, int | None] = {}
+    while pids.get(component) is None:
+        assert time.monotonic() < deadline, f"{component} isn't back within 30 s"
+        pids = {each["name"]: each["pid"] for each in cluster.status()["components"]}
+    os.kill(int(pids[component] or 0), number)

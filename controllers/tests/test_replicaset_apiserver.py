@@ -537,8 +537,8 @@ class Answerless:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._api, name)
 
-    async def create(self, *arguments: Any) -> Object:
-        await self._api.create(*arguments)
+    async def create(self, *arguments: Any, **options: Any) -> Object:
+        await self._api.create(*arguments, **options)
         raise errors.Unreachable("the answer was lost")
 
     async def delete(self, *arguments: Any) -> Object:

@@ -73,7 +73,7 @@ def test_a_runtime_that_goes_alone_and_with_the_agent(
 ) -> None:
     # One that is killed again and again forgets containers from one life to the next.
     turns = 20 if full and grace else 3
-    name = "restarted" if grace else "killed"
+    name = "runtime-restarted" if grace else "runtime-killed"
     with trials.watched(node, name, seed=2, runtime_killed=True) as trial:
         trial.begin()
         before = trial.runs()

@@ -274,7 +274,13 @@ async def test_an_agent_may_be_killed_at_any_moment_of_a_start(site: Site) -> No
         run = (found and found[0].latest("app")) or await site.provider.start_container(
             web, sandbox, site.container_spec(web)
         )
-        assert (run.state, run.attempt) == (RUNNING, 0)
+        attempt = 0
+        if run.state is EXITED:
+            # containerd may end a start whose caller has gone, as with the kubelet: that one counts.
+            attempt = 1
+            again = site.container_spec(web, attempt=attempt)
+            run = await site.provider.start_container(web, sandbox, again)
+        assert (run.state, run.attempt) == (RUNNING, attempt)
         running = (await site.pod("uid-web")).running()
         assert running == [run], "only once"
         await site.provider.remove(await site.pod("uid-web"))

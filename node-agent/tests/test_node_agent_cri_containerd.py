@@ -276,7 +276,7 @@ async def test_an_agent_may_be_killed_at_any_moment_of_a_start(site: Site) -> No
         )
         attempt = 0
         if run.state is EXITED:
-            # containerd may end a start whose caller has gone, as with the kubelet: that one counts.
+            # containerd may end a start whose caller has gone; that one counts then.
             attempt = 1
             again = site.container_spec(web, attempt=attempt)
             run = await site.provider.start_container(web, sandbox, again)

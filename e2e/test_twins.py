@@ -17,9 +17,10 @@ import psutil
 import pytest
 import yaml
 
+from charts import rendering
 from e2e import clusters
 from images import building
-from whipstaff.cluster import binaries, containerd, groups, machines
+from whipstaff.cluster import binaries, containerd, groups, helm, machines
 
 _why = machines.obstacle() or building.obstacle()
 pytestmark = [
@@ -37,16 +38,17 @@ KUBEADM = ("--extra-config", "kube-apiserver.kubelet-certificate-authority=")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[clusters.Cluster]:
-    """One node of the stock kubelet, in a folder whose name leaves room for its sockets."""
+    """A stock scheduler and kubelet, in a folder whose name leaves room for their sockets."""
     if not (binaries.cache_folder(binaries.KUBERNETES_VERSION) / "kubelet").exists():
         pytest.skip("no kubelet has been built: `whipstaff up --stock node-agent` builds one")
     with tempfile.TemporaryDirectory(prefix="whipstaff-") as folder:
         made = clusters.Cluster(pathlib.Path(folder))
         try:
-            image = ("--image", str(building.archive("node-agent")))
+            images = [f"--image={building.archive(part)}" for part in ("node-agent", "scheduler")]
+            stock = ("--stock=node-agent", "--stock=scheduler")
             settings = ("--provider", "cri", "--nodes", "1", "--unsafe-no-fsync")
             without = ("--example=false", "--addons=false")
-            made.up(*settings, *without, "--stock", "node-agent", *KUBEADM, *image)
+            made.up(*settings, *without, *stock, *KUBEADM, *images)
             yield made
         finally:
             made.down()
@@ -113,13 +115,14 @@ class Machine:
         return found + [line for line in links.splitlines() if "veth" in line]
 
 
-def web(name: str, node: str, **spec: Any) -> str:
+def web(name: str, node: str, scheduler: str = "default-scheduler", **spec: Any) -> str:
     container = {"name": "web", "image": WEB, "imagePullPolicy": "Never", **spec}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": {"app": "both"}},
         "spec": {
+            "schedulerName": scheduler,
             "nodeSelector": {"kubernetes.io/hostname": node},
             "tolerations": [{"key": "whipstaff.io/twin", "operator": "Exists"}],
             "containers": [container],
@@ -195,6 +198,40 @@ def test_pods_of_a_twin_are_started_again_when_its_container_was_killed(
     found = ready(cluster, "twins")
     assert machine.addresses() == {found["twins"]["status"]["podIP"]}
     assert "Hello from twins" in fetch(f"http://{found['twins']['status']['podIP']}:8080")
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_stock_scheduler_and_a_second_one_place_pods_on_nodes_of_both_kinds(
+    cluster: clusters.Cluster,
+) -> None:
+    place = ("--kubeconfig", cluster.kubeconfig, "--namespace", "kube-system")
+    alone = ("--set=controllers.enabled=false", "--set=nodeAgent.enabled=false")
+    pull = ("--set=image.pullPolicy=Never", "--set=scheduler.replicas=1")
+    program = rendering.Helm(helm.program())
+    chart = str(rendering.CHART)
+    program.run("install", "second", chart, *alone, *pull, "--wait", "--timeout=3m", *place)
+    try:
+        wanted = {
+            f"{scheduler}-on-{node}": (scheduler, node)
+            for scheduler in ("default-scheduler", "whipstaff")
+            for node in (HOST, TWIN)
+        }
+        for name, (scheduler, node) in wanted.items():
+            cluster.kubectl("apply", "-f", "-", stdin=web(name, node, scheduler))
+        for name, pod in ready(cluster, *wanted).items():
+            assert pod["spec"]["nodeName"] == wanted[name][1]
+        events = json.loads(cluster.kubectl("get", "events", "-o", "json"))["items"]
+        by = {
+            event["involvedObject"]["name"]: event["reportingComponent"]
+            for event in events
+            if event["reason"] == "Scheduled"
+        }
+        assert {name: by[name] for name in wanted} == {
+            name: scheduler for name, (scheduler, _) in wanted.items()
+        }
+    finally:
+        cluster.kubectl("delete", "pod", "-l", "app=both", "--wait")
+        program.run("uninstall", "second", "--wait", *place)
 
 
 def ready(cluster: clusters.Cluster, *names: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Trial:
                 yield f"  {pod['metadata']['name']}: {_told(pod)}"
 
     def _nobody_saw(self, job: Object) -> bool:
-        """Whether a Job failed only because its pod ended while the runtime was away."""
+        """Whether a Job failed only because its pod ended, or was to start, while the runtime went."""
         if not (self.runtime_killed and job["status"].get("failed")):
             return False
         pods = self._bench.pods(self.namespace, f"job-name={job['metadata']['name']}")
@@ -111,7 +111,8 @@ class Trial:
             for kind in ("initContainerStatuses", "containerStatuses")
             for container in pod["status"].get(kind) or ()
         ]
-        return "Unknown" in ends and set(ends) <= {"Unknown", "Completed", None}
+        went = {"Unknown", "StartError"}
+        return bool(went & set(ends)) and set(ends) <= {*went, "Completed", None}
 
 
 def _told(pod: Object) -> Object:

@@ -101,7 +101,7 @@ class Trial:
                 yield f"  {pod['metadata']['name']}: {_told(pod)}"
 
     def _nobody_saw(self, job: Object) -> bool:
-        """Whether a Job failed only because its pod ended, or was to start, while the runtime went."""
+        """Whether a Job failed only because its pod ended or began while the runtime went."""
         if not (self.runtime_killed and job["status"].get("failed")):
             return False
         pods = self._bench.pods(self.namespace, f"job-name={job['metadata']['name']}")

@@ -153,6 +153,19 @@ def test_a_run_once_pod_that_lost_its_sandbox_is_not_run_twice() -> None:
     assert step(pod, lost).operations == ()
 
 
+def test_a_run_once_pod_that_lost_its_sandbox_before_it_began_begins_anew() -> None:
+    # Otherwise it would neither run nor end, ever.
+    pod = make.pod(initContainers=[make.container("one")], restartPolicy="Never")
+    lost = make.runtime(
+        make.run("one", "exited"),
+        make.run("app", "created"),
+        box=make.sandbox(ready=False),
+    )
+    found = step(pod, lost)
+    assert kinds(found)[-2:] == ["CreateSandbox", "StartContainer"]
+    assert starts(found) == ["one"]
+
+
 def test_ephemeral_containers_start_once_even_while_the_pod_initializes() -> None:
     pod = make.pod(
         initContainers=[make.container("one")], ephemeralContainers=[make.container("debug")]

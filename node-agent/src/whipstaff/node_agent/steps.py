@@ -202,7 +202,8 @@ def _plan_sandbox(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> No
     plan.kill_pod = True
     old = runtime.sandbox
     attempt = old.attempt + 1 if old is not None else 0
-    if spec.get("restartPolicy") == "Never" and attempt and runtime.containers:
+    # Upstream stands still too where nothing but init containers has run, for ever.
+    if spec.get("restartPolicy") == "Never" and attempt and _any_regular_started(spec, runtime):
         return
     due = [i for i, d in enumerate(containers.regular(spec)) if not _is_done(d, spec, runtime)]
     if not due and _any_regular_created(spec, runtime):
@@ -219,6 +220,12 @@ def _is_done(definition: Object, spec: Object, runtime: provider.RuntimePod) -> 
     policy = definition.get("restartPolicy") or spec.get("restartPolicy")
     run = runtime.latest(definition["name"])
     return policy == "OnFailure" and run is not None and run.state is EXITED and run.exit_code == 0
+
+
+def _any_regular_started(spec: Object, runtime: provider.RuntimePod) -> bool:
+    names = {definition["name"] for definition in containers.regular(spec)}
+    never = provider.State.CREATED
+    return any(run.name in names and run.state is not never for run in runtime.containers)
 
 
 def _any_regular_created(spec: Object, runtime: provider.RuntimePod) -> bool:

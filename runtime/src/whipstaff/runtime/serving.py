@@ -141,8 +141,8 @@ class Server:
         for path in HEALTH_PATHS:
             self.add_route(f"/{path}", self._health(path))
             self.add_route(f"/{path}/{{check}}", self._single_check(path))
-        self.add_route("/metrics", functools.partial(_exposed, self._registry))
-        self.add_route("/metrics/slis", functools.partial(_exposed, self._slis.registry))
+        self.add_route("/metrics", functools.partial(exposed, self._registry))
+        self.add_route("/metrics/slis", functools.partial(exposed, self._slis.registry))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -382,7 +382,7 @@ class _Slis:
         self._all.labels(name, path, outcome).inc()
 
 
-async def _exposed(
+async def exposed(
     registry: prometheus_client.CollectorRegistry, request: web.Request
 ) -> web.Response:
     """A registry's metrics, in the form that is asked for."""

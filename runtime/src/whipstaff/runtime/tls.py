@@ -55,7 +55,7 @@ class ServerTls:
             from whipstaff.runtime import self_signing  # noqa: PLC0415
 
             self.self_signed, private = self_signing.self_signed(names)
-            _load_chain(self.context, self.self_signed, private)
+            load_chain(self.context, self.self_signed, private)
         self._reload()
 
     def reload(self) -> None:
@@ -95,12 +95,12 @@ class ServerTls:
         assert self._files is not None
         try:
             # Tried apart first: a certificate without its key would spoil the context in use.
-            _load_chain(_context(), certificate, key)
+            load_chain(_context(), certificate, key)
         except (ssl.SSLError, OSError) as error:
             raise errors.ConfigurationError(
                 f"{self._files[0]} and {self._files[1]} are no certificate and its key: {error}"
             ) from error
-        _load_chain(self.context, certificate, key)
+        load_chain(self.context, certificate, key)
         self._loaded = certificate, key
 
 
@@ -111,7 +111,7 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+def load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
     """Load from memory what OpenSSL only reads from a file."""
     with tempfile.NamedTemporaryFile() as file:  # made with mode 0600
         file.write(certificate + b"\n" + key)

@@ -7,7 +7,6 @@ shown, whose key stays here, and a token only to this machine's loopback address
 """
 
 import ssl
-import tempfile
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from whipstaff.runtime import client, config, connections, errors, resources
+from whipstaff.runtime import client, config, connections, errors, resources, tls
 from whipstaff.scheduler import configuration
 
 EXTENSION = "whipstaff"
@@ -93,10 +92,7 @@ class Scheduler:
             context.verify_mode = ssl.CERT_NONE
         certificate = self._connection.certificate
         if certificate is not None:
-            with tempfile.NamedTemporaryFile() as file:  # readable by its owner only
-                file.write(certificate.pem + b"\n" + certificate.key)
-                file.flush()
-                context.load_cert_chain(file.name)
+            tls.load_chain(context, certificate.pem, certificate.key)
         return context
 
 

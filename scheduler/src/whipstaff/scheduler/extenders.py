@@ -15,13 +15,12 @@ import dataclasses
 import json
 import pathlib
 import ssl
-import tempfile
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
 
-from whipstaff.runtime import errors, logs
+from whipstaff.runtime import errors, logs, tls
 from whipstaff.scheduler import extender_settings, framework, pods, preemption, snapshot
 
 Object = dict[str, Any]
@@ -340,22 +339,19 @@ def _field(answer: Mapping[str, Any], name: str) -> Any:
 
 def _tls_context(settings: extender_settings.ExtenderSettings) -> ssl.SSLContext:
     """Source: `makeTransport`: HTTPS without a CA isn't verified."""
-    tls = settings.tls
+    given = settings.tls
     try:
-        data = tls.ca_data.decode("ascii") or None
+        data = given.ca_data.decode("ascii") or None
         context = ssl.create_default_context(
-            cafile=tls.ca_file or None if data is None else None, cadata=data
+            cafile=given.ca_file or None if data is None else None, cadata=data
         )
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if tls.insecure or (settings.enable_https and not (tls.ca_file or data)):
+        if given.insecure or (settings.enable_https and not (given.ca_file or data)):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        certificate = tls.cert_data or _read(tls.cert_file)
+        certificate = given.cert_data or _read(given.cert_file)
         if certificate:
-            with tempfile.NamedTemporaryFile() as file:  # made with mode 0600
-                file.write(certificate + b"\n" + (tls.key_data or _read(tls.key_file)))
-                file.flush()
-                context.load_cert_chain(file.name, password="")
+            tls.load_chain(context, certificate, given.key_data or _read(given.key_file))
     except (OSError, ValueError) as error:
         raise errors.ConfigurationError(
             f"extender {settings.url_prefix}: tlsConfig: {error}"

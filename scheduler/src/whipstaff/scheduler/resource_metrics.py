@@ -12,9 +12,9 @@ from typing import Any
 
 import prometheus_client
 from aiohttp import web
-from prometheus_client import core, exposition, registry
+from prometheus_client import core, registry
 
-from whipstaff.runtime import objects
+from whipstaff.runtime import objects, serving
 from whipstaff.scheduler import pods, requests
 
 Object = dict[str, Any]
@@ -85,12 +85,6 @@ def page(
     own.register(Collector(listed))
 
     async def show(request: web.Request) -> web.Response:
-        if not is_leader():
-            return web.Response()
-        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        response = web.Response(body=encode(own))
-        response.headers["Content-Type"] = content_type
-        response.enable_compression()
-        return response
+        return await serving.exposed(own, request) if is_leader() else web.Response()
 
     return show

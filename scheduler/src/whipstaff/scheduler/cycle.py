@@ -315,28 +315,31 @@ class Cycle:
         if self._as_it_is_by_now(queued) is not None:
             nominated = self._make_room(queued.pod, answer)
         outcome = None if answer is None else answer.outcome
+        message = str(failure)
         self._ring.record(
             queued.key,
             queued.uid,
             decided,
-            str(failure),
+            message,
             scheduler=queued.profile,
             nominated=(outcome and outcome.nominated) or "",
             victims=[victim.key for victim in outcome.victims] if outcome else (),
         )
-        self._unschedulable(queued, failure, nominated, started)
+        self._unschedulable(queued, failure, message, nominated, started)
 
     def _unschedulable(
         self,
         queued: queue.QueuedPod,
         failure: diagnosis.FitError,
+        message: str,
         nominated: str | None,
         started: float,
     ) -> None:
+        """The pod fits nowhere for now; `message` is what `failure` comes to in words."""
         self._measured.observe_attempt(metrics.UNSCHEDULABLE, queued.profile, self._now() - started)
         queued.rejected_by = failure.unschedulable_plugins
         queued.pending_on = failure.pending_plugins
-        self._put_back(queued, pod_conditions.UNSCHEDULABLE, str(failure), nominated)
+        self._put_back(queued, pod_conditions.UNSCHEDULABLE, message, nominated)
 
     def _look_for_room(
         self, queued: queue.QueuedPod, failure: diagnosis.FitError
@@ -377,10 +380,9 @@ class Cycle:
         """Once the node was chosen, a plugin said no to it, or failed."""
         if status.is_rejected:
             failure = diagnosis.refused(node, status)
-            self._ring.record_failure(
-                queued.key, queued.uid, str(failure), scheduler=queued.profile
-            )
-            self._unschedulable(queued, failure, "", started)
+            message = str(failure)
+            self._ring.record_failure(queued.key, queued.uid, message, scheduler=queued.profile)
+            self._unschedulable(queued, failure, message, "", started)
         else:
             self._failed(queued, status.message, started)
 

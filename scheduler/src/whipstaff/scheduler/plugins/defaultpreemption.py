@@ -169,9 +169,10 @@ class DefaultPreemption(framework.Plugin):
         start = self._around.random.randrange(len(rows))
         budgets = disruption.read(self._around.budgets())
         findings = None
-        if trying.kind is not None and type(self).may_evict is DefaultPreemption.may_evict:
-            kind = (trying.kind, pod.priority)
-            findings = self._memory.of(kind, cluster, budgets, self._known_start)
+        kind = trying.kind
+        if kind is not None and type(self).may_evict is DefaultPreemption.may_evict:
+            of = (kind, pod.priority)
+            findings = self._memory.of(of, cluster, budgets, self._known_start)
         run = preemption.DryRun(
             trying, cluster, budgets, started, lambda victim: self.may_evict(victim, pod), findings
         )

@@ -178,8 +178,14 @@ def kill(cluster: Any, component: str, number: signal.Signals) -> None:
     bound.
     """
     deadline = time.monotonic() + 30
-    pids: dict[str, int | None] = {}
-    while pids.get(component) is None:
+    while (pid := process_of(cluster, component)) is None:
         assert time.monotonic() < deadline, f"{component} isn't back within 30 s"
-        pids = {each["name"]: each["pid"] for each in cluster.status()["components"]}
-    os.kill(int(pids[component] or 0), number)
+    os.kill(pid, number)
+
+
+def process_of(cluster: Any, component: str) -> int | None:
+    """The process that is a component; None while it isn't there."""
+    pids: dict[str, int | None] = {
+        each["name"]: each["pid"] for each in cluster.status()["components"]
+    }
+    return pids[component]

@@ -55,7 +55,8 @@ def _groups(made: bench.Bench) -> Iterator[str]:
     for root, _ in groups.hierarchies():
         top = pathlib.Path(f"{root}{made.machine.cgroup}")
         for folder, _, _ in os.walk(top):  # which passes over what vanishes meanwhile
-            if fnmatch.fnmatch(pathlib.Path(folder).name, "*pod*-*") or "cri-containerd" in folder:
+            name = pathlib.Path(folder).name
+            if fnmatch.fnmatch(name, "*pod*-*") or name.startswith("cri-containerd"):
                 yield f"group: {folder}"
 
 

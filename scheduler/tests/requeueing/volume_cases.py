@@ -125,6 +125,15 @@ RESTRICTIONS = (
 )
 
 USES_PVC1 = [pod("pod1", claim="pvc1")]
+USES_PVC1_AND_DRIVER = [
+    pod(
+        "pod1",
+        volumes=[
+            {"name": "pvc1", "persistentVolumeClaim": {"claimName": "pvc1"}},
+            {"name": "volume", "csi": {"driver": "csidriver"}},
+        ],
+    )
+]
 
 BINDING = (
     case(
@@ -271,15 +280,7 @@ BINDING = (
         "VolumeBinding",
         nodes=[node()],
         there=[volume("pv1"), claim("pvc1"), csi_driver("csidriver", capacity=True)],
-        pods=[
-            pod(
-                "pod1",
-                volumes=[
-                    {"name": "pvc1", "persistentVolumeClaim": {"claimName": "pvc1"}},
-                    {"name": "volume", "csi": {"driver": "csidriver"}},
-                ],
-            )
-        ],
+        pods=USES_PVC1_AND_DRIVER,
         changes=[Changed("CSIDriver", "csidriver", {"spec": {"storageCapacity": False}})],
         requeued="pod1",
     ),
@@ -289,15 +290,7 @@ BINDING = (
         "VolumeBinding",
         nodes=[node()],
         there=[volume("pv1"), claim("pvc1"), csi_driver("csidriver", capacity=False)],
-        pods=[
-            pod(
-                "pod1",
-                volumes=[
-                    {"name": "pvc1", "persistentVolumeClaim": {"claimName": "pvc1"}},
-                    {"name": "volume", "csi": {"driver": "csidriver"}},
-                ],
-            )
-        ],
+        pods=USES_PVC1_AND_DRIVER,
         changes=[Changed("CSIDriver", "csidriver", {"spec": {"storageCapacity": True}})],
         requeued="",
     ),

@@ -343,7 +343,11 @@ async def test_one_of_two_replicas_leads_and_the_other_takes_over(
     second = start_scheduler(*flags, cluster.scheduler_name)
     await second.says("attempting to acquire leader lease")
     leader = await lease_holder(cluster)
-    assert (await second.fetch("/readyz", client_context(cluster)))[0] == 200
+
+    async def ready() -> bool:
+        return (await second.fetch("/readyz", client_context(cluster)))[0] == 200
+
+    await cluster.eventually(ready, "the replica that waits has read the cluster too")
     # Two replicas aren't to be added up.
     assert await second.fetch("/metrics/resources", client_context(cluster)) == (200, "")
     first.send(signal.SIGTERM)

@@ -258,6 +258,23 @@ async def test_events_are_limited_in_rate_and_stopping_doesnt_wait_for_that(
 
 
 @pytest.mark.apiserver
+async def test_events_stand_behind_more_important_work_but_not_without_end(
+    apiserver: testing.ControlPlane, namespace: str
+) -> None:
+    busy = True
+    limits: dict[str, Any] = {"qps": 0.1, "burst": 1, "patience": 12, "senders": 4}
+    async with _recording(apiserver, is_busy=lambda: busy, **limits) as (connected, recorder):
+        for number in range(20):
+            recorder.event(_pod(namespace), "Normal", f"Reason{number}", "Acting", "note")
+        await asyncio.sleep(1)
+        # One has its turn, three stand in line at their senders, and twelve may wait.
+        assert 20 - 12 - 4 <= len(await _events(connected, namespace)) <= 20 - 12 + 1
+        busy = False
+        await asyncio.sleep(1)
+        assert len(await _events(connected, namespace)) == 20
+
+
+@pytest.mark.apiserver
 async def test_events_wait_for_an_api_server_that_is_away(
     own_apiserver: testing.ControlPlane,
 ) -> None:

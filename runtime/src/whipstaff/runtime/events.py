@@ -1,8 +1,8 @@
 """Events: what a component tells the users of an object, in ``kubectl describe``.
 
 `Recorder.event` takes a note at once and never blocks or fails: it puts it in a bounded queue, or
-drops it, counts it and says so once. `Recorder.run` is the loop that writes them, limited in rate
-so that telling about the work never gets in the way of the work.
+drops it, counts it and says so once. `Recorder.run` is the loop that writes them, limited in rate,
+always or while there is more important work, so that telling about the work never gets in its way.
 
 The same thing happening again to the same object within six minutes is one series: the first event
 gets a count, written when it turns two, every half hour, and when the series ends or the component
@@ -44,6 +44,7 @@ NOTE_LIMIT = 1024
 _MAX_TRIES = 12
 _MAX_KNOWN = 4096
 _SWEEP_TIME = 60.0
+_LOOK_TIME = 0.2
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 _log = logs.get("events")
@@ -139,6 +140,9 @@ class Recorder:
         reporting_instance: which of its processes; by default the controller and the host name.
         qps: events a second at most, on average; None is without limit.
         burst: events at once at most.
+        is_busy: whether there is work that events have to stand behind: the limit in rate counts
+            only then. None is always.
+        patience: how many may wait because of that; what is more is written without a limit.
         queue_size: how many may wait to be written; more are dropped.
         senders: how many are written at the same time.
         retry_period: seconds before another try when the API server can't be reached.
@@ -155,6 +159,8 @@ class Recorder:
         reporting_instance: str = "",
         qps: float | None = 50,
         burst: int = 100,
+        is_busy: Callable[[], bool] | None = None,
+        patience: int = 1000,
         queue_size: int = 1000,
         senders: int = 4,
         retry_period: float = 10,
@@ -167,6 +173,8 @@ class Recorder:
         instance = reporting_instance or f"{reporting_controller}-{socket.gethostname()}"
         self._instance = instance[:128]
         self._bucket = transport.TokenBucket(qps, burst) if qps is not None else None
+        self._is_busy = is_busy
+        self._patience = patience
         self._queue: asyncio.Queue[Entry] = asyncio.Queue(queue_size)
         self._waiting: set[Entry] = set()
         self._senders = senders
@@ -313,12 +321,20 @@ class Recorder:
                 self._enqueue(entry)
 
     async def _wait_for_turn(self) -> None:
-        if self._bucket is None or self._flushing.is_set():
+        if self._bucket is None or self._may_hurry():
             return
-        wait = self._bucket.reserve(self._clock())
-        if wait > 0:
+        turn = self._clock() + self._bucket.reserve(self._clock())
+        while (wait := turn - self._clock()) > 0 and not self._may_hurry():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._flushing.wait(), wait)
+                await asyncio.wait_for(self._flushing.wait(), min(wait, _LOOK_TIME))
+
+    def _may_hurry(self) -> bool:
+        """Whether the limit in rate doesn't count now."""
+        if self._flushing.is_set():
+            return True
+        if self._is_busy is None:
+            return False
+        return self._queue.qsize() > self._patience or not self._is_busy()
 
     async def _send(self, entry: Entry) -> None:
         for _ in range(_MAX_TRIES):
@@ -329,11 +345,13 @@ class Recorder:
                 _log.warning("event rejected", event=entry.body["metadata"]["name"], error=error)
             except errors.Unreachable as error:
                 _log.debug("event could not be written", error=error)
+                if self._flushing.is_set():
+                    break
                 await asyncio.sleep(self._retry_period * random.uniform(1, 1.25))
                 continue
             entry.sent, entry.sent_at = count, self._clock()
             return
-        _log.warning("event given up", event=entry.body["metadata"]["name"], tries=_MAX_TRIES)
+        _log.warning("event given up", event=entry.body["metadata"]["name"])
 
     async def _write(self, entry: Entry) -> None:
         metadata = entry.body["metadata"]

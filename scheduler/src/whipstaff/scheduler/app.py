@@ -50,6 +50,7 @@ from whipstaff.scheduler import (
     metrics,
     namespaces,
     nominator,
+    pace,
     plugin_sets,
     pod_conditions,
     pods,
@@ -70,10 +71,16 @@ DRAIN_BINDINGS = 10.0
 DRAIN_WRITES = 3.0
 """Seconds that what is under way at the end is waited for."""
 
-EVENTS_A_SECOND = 100
-EVENTS_WAITING = 10_000
-"""Each event costs the API server as much as a binding, so a burst of pods is bound first and told
-of afterwards."""
+DRAIN_EVENTS = 15.0
+"""Seconds for which events that wait are written at the end."""
+
+EVENTS_IN_BURST = 20
+"""Events a second while pods are bound in a burst. Each costs the API server as much as a binding,
+so the pods are bound first and told of afterwards."""
+EVENTS_PATIENCE = 20_000
+"""How many events may wait for the end of a burst; more are written beside it."""
+EVENTS_WAITING = 200_000
+EVENT_SENDERS = 16
 
 RESOURCES = "NodeResourcesFit"
 PREEMPTION = defaultpreemption.DefaultPreemption.name
@@ -262,14 +269,18 @@ class Scheduler:
             extenders=bool(settings.extenders),
         ):
             self._others += storage_state.informers(api, self._cluster.storage, self._waiting)
+        bound = pace.Pace()
         self._recorders = {
             name: events.Recorder(
                 side_api,
                 reporting_controller=name,
-                qps=EVENTS_A_SECOND,
-                burst=2 * EVENTS_A_SECOND,
+                qps=EVENTS_IN_BURST,
+                burst=EVENTS_IN_BURST,
+                is_busy=lambda: bound.is_burst,
+                patience=EVENTS_PATIENCE,
                 queue_size=EVENTS_WAITING,
-                stop_timeout=DRAIN_WRITES,
+                senders=EVENT_SENDERS,
+                stop_timeout=DRAIN_EVENTS,
             )
             for name in profiles
         }
@@ -314,6 +325,7 @@ class Scheduler:
             ring=self._ring,
             measured=self._measured,
             evictor=self._evictor,
+            bound=bound,
             asked=self._extenders,
             seen=lambda: self._pods.resource_version,
         )

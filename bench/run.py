@@ -1,7 +1,8 @@
 """One measurement: a fresh control plane, nodes, a scheduler, init pods, then the measured pods.
 
 A scheduler's CPU time and resident memory are its own process's, read while the measured pods are
-bound; the load generator and the API server share the machine with it, alike for each.
+bound and once more when it rests; the load generator and the API server share the machine with it,
+alike for each.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from whipstaff.cluster import binaries, envtest, ports, processes
 from whipstaff.runtime import client, config, resources
 
 STALLED_SECONDS = 60.0
+SETTLED_SECONDS, SETTLED_SHARE = 2.0, 0.02
 IDLE_PODS, IDLE_PAUSE, IDLE_SETTLES = 300, 0.05, 3.0
 SCHEDULER_USER = ("system:kube-scheduler", ["system:masters"])
 
@@ -122,6 +124,23 @@ async def peak_rss(process: psutil.Process) -> AsyncIterator[list[int]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+def _cpu(measured: list[psutil.Process]) -> float:
+    """The CPU seconds that processes have used."""
+    times = [process.cpu_times() for process in measured]
+    return sum(each.user + each.system for each in times)
+
+
+async def _settle(process: psutil.Process) -> None:
+    """Wait until a process has hardly anything to do, for at most `STALLED_SECONDS`."""
+    end = time.monotonic() + STALLED_SECONDS
+    used = _cpu([process])
+    while time.monotonic() < end:
+        await asyncio.sleep(SETTLED_SECONDS)
+        before, used = used, _cpu([process])
+        if used - before < SETTLED_SHARE * SETTLED_SECONDS:
+            return
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -177,7 +196,8 @@ async def measure(
                 workload.node,
                 progress=Progress("nodes", workload.nodes),
             )
-            run = Run(api, workload)
+            plane_processes = [psutil.Process(pid) for pid in plane.process_ids.values()]
+            run = Run(api, workload, plane_processes)
             bind = {"backlog": run.backlog, "stream": run.stream, "idle": run.idle}[arrival]
             await bind(started(command, folder / "scheduler.log"))
             return run.result(scheduler, arrival)
@@ -189,10 +209,13 @@ class Run:
 
     api: client.Client
     workload: workloads.Workload
+    plane: list[psutil.Process]
     created: dict[str, float] = dataclasses.field(default_factory=dict)
     bound: dict[str, float] = dataclasses.field(default_factory=dict)
     started_at: float = 0.0
     cpu: float = 0.0
+    settled_cpu: float = 0.0
+    plane_cpu: float = 0.0
     peak_rss: int = 0
 
     async def stream(self, scheduler: contextlib.AbstractContextManager[psutil.Process]) -> None:
@@ -201,7 +224,7 @@ class Run:
             async with load.watched(self.api) as watch:
                 await self._create_init()
                 await self._wait(watch, self.workload.init_pods, "init pods bound")
-                async with self._churning(), self._measured(process):
+                async with self._measured(process), self._churning():
                     creating = asyncio.create_task(self._create_measured())
                     await self._wait(watch, self.workload.init_pods + self.workload.pods, "bound")
                     measured = await creating
@@ -257,6 +280,8 @@ class Run:
             seconds=seconds,
             throughput=report.throughput(list(self.bound.values()), self.started_at),
             cpu_ms_per_pod=1000 * self.cpu / self.workload.pods,
+            settled_cpu_ms_per_pod=1000 * self.settled_cpu / self.workload.pods,
+            plane_ms_per_pod=1000 * self.plane_cpu / self.workload.pods,
             peak_rss_mb=self.peak_rss / 2**20,
             latency_p50=report.percentile(waits, 0.50),
             latency_p99=report.percentile(waits, 0.99),
@@ -280,12 +305,14 @@ class Run:
     @contextlib.asynccontextmanager
     async def _measured(self, process: psutil.Process) -> AsyncIterator[None]:
         """Account for the process's CPU time and memory, and start the clock."""
-        before = process.cpu_times()
+        before, plane_before = _cpu([process]), _cpu(self.plane)
         self.started_at = time.monotonic()
         async with peak_rss(process) as peak:
             yield
-        after = process.cpu_times()
-        self.cpu = (after.user + after.system) - (before.user + before.system)
+            self.cpu = _cpu([process]) - before
+            self.plane_cpu = _cpu(self.plane) - plane_before
+            await _settle(process)
+        self.settled_cpu = _cpu([process]) - before
         self.peak_rss = peak[0]
 
     async def _wait(self, watch: load.BindWatch, count: int, label: str) -> None:

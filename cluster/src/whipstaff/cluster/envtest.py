@@ -129,6 +129,11 @@ class ControlPlane:
         """The folder with the control plane's binaries."""
         return self.settings.binaries["kube-apiserver"].parent
 
+    @property
+    def process_ids(self) -> dict[str, int]:
+        """What runs now, by component."""
+        return {name: process.pid for name, process in self._running.items()}
+
     def log(self, component: str) -> pathlib.Path:
         """The log file of ``etcd``, ``kube-apiserver`` or ``kube-controller-manager``."""
         return self.settings.files.log(component)

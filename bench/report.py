@@ -59,7 +59,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table: pods/s, CPU times, peak RSS, create to bind, and the pods/s ratio to stock."""
+    """A Markdown table: pods/s and their ratio to stock, CPU times, peak RSS, create to bind."""
     stock = {(r.workload, r.arrival): r for r in results if r.scheduler == "kube-scheduler"}
     columns = ("workload", "arrival", "nodes", "pods", "scheduler", "pods/s", "ratio")
     costs = ("CPU ms/pod", "settled", "API server + etcd", "RSS MB", "p50", "p99")

@@ -1,4 +1,4 @@
-"""Whether pods are being bound in a burst."""
+"""Whether there is a burst of writes."""
 
 from whipstaff.scheduler import pace
 

@@ -17,7 +17,6 @@ from whipstaff.scheduler import (
     decisions,
     framework,
     metrics,
-    pace,
     pods,
     profile,
     queue,
@@ -174,7 +173,6 @@ class World:
             ring=self.ring,
             measured=self.measured,
             evictor=self.evictions,  # type: ignore[arg-type]
-            bound=pace.Pace(self.clock),
             now=self.clock,
         )
         gone = self.handle.waiting_pods.reject_removed

@@ -81,6 +81,9 @@ class Client:
         burst: requests allowed at once under `qps`; None is twice the qps.
         max_connections: requests in flight at most; more wait. Watches don't count.
         timeout: seconds that a request may take, a time-out of each attempt.
+
+    Attributes:
+        on_write: called before each request that may change something, if it is set.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Client:
         self.http = transport.Transport(
             connection, user_agent=user_agent, max_connections=max_connections, timeout=timeout
         )
+        self.on_write: Callable[[], None] | None = None
         self._limit: transport.TokenBucket | None = None
         if qps is not None:
             self._limit = transport.TokenBucket(qps, burst or max(1, round(2 * qps)))
@@ -420,6 +424,8 @@ class Client:
             identity = await self.connection.headers()
             if before is not None:
                 await before()
+            if method != "GET" and self.on_write is not None:
+                self.on_write()
             try:
                 answer = await self.http.exchange(
                     method,

@@ -75,8 +75,8 @@ DRAIN_EVENTS = 15.0
 """Seconds for which events that wait are written at the end."""
 
 EVENTS_IN_BURST = 20
-"""Events a second while pods are bound in a burst. Each costs the API server as much as a binding,
-so the pods are bound first and told of afterwards."""
+"""Events a second in a burst of bindings or evictions. Each costs the API server as much as one of
+those, so the pods are bound first and told of afterwards."""
 EVENTS_PATIENCE = 20_000
 """How many events may wait for the end of a burst; more are written beside it."""
 EVENTS_WAITING = 200_000
@@ -269,14 +269,15 @@ class Scheduler:
             extenders=bool(settings.extenders),
         ):
             self._others += storage_state.informers(api, self._cluster.storage, self._waiting)
-        bound = pace.Pace()
+        writes = pace.Pace()
+        api.on_write = writes.note
         self._recorders = {
             name: events.Recorder(
                 side_api,
                 reporting_controller=name,
                 qps=EVENTS_IN_BURST,
                 burst=EVENTS_IN_BURST,
-                is_busy=lambda: bound.is_burst,
+                is_busy=lambda: writes.is_burst,
                 patience=EVENTS_PATIENCE,
                 queue_size=EVENTS_WAITING,
                 senders=EVENT_SENDERS,
@@ -325,7 +326,6 @@ class Scheduler:
             ring=self._ring,
             measured=self._measured,
             evictor=self._evictor,
-            bound=bound,
             asked=self._extenders,
             seen=lambda: self._pods.resource_version,
         )

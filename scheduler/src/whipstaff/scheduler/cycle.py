@@ -39,7 +39,6 @@ from whipstaff.scheduler import (
     extenders,
     framework,
     metrics,
-    pace,
     pod_conditions,
     pods,
     post_filters,
@@ -100,7 +99,6 @@ class Cycle:
         ring: decisions.Decisions,
         measured: metrics.Metrics,
         evictor: evictions.Evictor,
-        bound: pace.Pace,
         asked: extenders.Extenders | None = None,
         seen: Callable[[], str] = str,
         now: Callable[[], float] = time.monotonic,
@@ -116,7 +114,6 @@ class Cycle:
         self._ring = ring
         self._measured = measured
         self._evictor = evictor
-        self._pace = bound
         self._seen = seen
         self._now = now
         self._ready = ready
@@ -457,7 +454,6 @@ class Cycle:
                 self._forget(pod)
 
     def _bound(self, queued: queue.QueuedPod, pod: pods.PodInfo, took: float) -> None:
-        self._pace.note()
         self._conditions.drop(pod.uid)
         self._measured.observe_attempt(metrics.SCHEDULED, queued.profile, took)
         waited = self._now() - (queued.first_active or queued.timestamp)

@@ -1,4 +1,4 @@
-"""How fast pods are being bound: whether there is a burst that other writes have to wait for."""
+"""How much is being written: whether there is a burst that events have to stand behind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 BURST = 100
-"""Bindings a second from which on the API server is left to them."""
+"""Writes a second from which on the API server is left to them."""
 
 
 class Pace:
-    """Counts over the last second.
+    """Counts the writes of the last second.
 
     Args:
         now: seconds that only ever grow.
@@ -35,7 +35,7 @@ class Pace:
 
     @property
     def is_burst(self) -> bool:
-        """Whether the API server is busy with bindings."""
+        """Whether the API server has enough to do."""
         return self.per_second > BURST
 
     def _turn(self, second: int) -> None:

@@ -137,11 +137,11 @@ def small_disk(made: bench.Bench, megabytes: int) -> Iterator[None]:
         folder.rmdir()
 
 
-FILL = "dd if=/dev/zero of=/scratch/fill bs=64k; sleep 100000"
+FILL = "while true; do cat /dev/zero >> /scratch/fill; sleep 0.1; done"
 
 
 def filler(ledger: pathlib.Path) -> bench.Object:
-    """A pod that writes until there is no room."""
+    """A pod that writes until there is no room, and again when there is some."""
     mounts = [{"name": "scratch", "mountPath": "/scratch"}]
     return workloads.spec(
         ledger,

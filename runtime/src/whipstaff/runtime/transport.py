@@ -17,7 +17,10 @@ import asyncio
 import contextlib
 import io
 import os
+import socket
 import ssl
+import time
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +36,8 @@ CONNECT_TIMEOUT = 10.0
 KEEPALIVE = 60.0
 # Replaced streams may go on until their watches end by themselves.
 _STREAM_LINGER = 600.0
-_FAREWELL = 0.05
+_FAREWELL = 2.0
+"""Seconds for which the TLS farewells of cancelled requests are waited for."""
 # aiohttp warns of bytes longer than this and wants a file.
 _LARGE = 2**20
 _READ_BUFFER = 2**18
@@ -95,7 +99,7 @@ class Transport:
         self._requests: aiohttp.ClientSession | None = None
         self._streams: aiohttp.ClientSession | None = None
         self._certificate: config.Certificate | None = None
-        self._cut_short = False
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._retired: set[asyncio.Task[None]] = set()
         self._headers: dict[str, multidict.CIMultiDict[str]] = {}
         self._headers_of: Mapping[str, str] | None = None
@@ -110,7 +114,10 @@ class Transport:
             await session.close()
         await asyncio.gather(*self._retired, return_exceptions=True)
         # Hanging up takes a turn of the loop, and the TLS farewell of a cancelled request a moment.
-        await asyncio.sleep(_FAREWELL if self._cut_short else 0)
+        patience = time.monotonic() + _FAREWELL
+        await asyncio.sleep(0)
+        while self._is_connected() and time.monotonic() < patience:  # noqa: ASYNC110 (none tells)
+            await asyncio.sleep(0.005)
 
     async def exchange(
         self,
@@ -154,9 +161,6 @@ class Transport:
                 return Answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
             raise self._unreachable(error) from error
-        except asyncio.CancelledError:
-            self._cut_short = True
-            raise
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -217,7 +221,10 @@ class Transport:
     def _session(self, limit: int) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=self.connection.tls or False, limit=limit, keepalive_timeout=KEEPALIVE
+                ssl=self.connection.tls or False,
+                limit=limit,
+                keepalive_timeout=KEEPALIVE,
+                socket_factory=self._socket,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=not self.connection.loopback,
@@ -228,6 +235,15 @@ class Transport:
         # transport repeats neither. What may be repeated is for the client above to say.
         session._retry_connection = False  # noqa: SLF001
         return session
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
+
+    def _is_connected(self) -> bool:
+        return any(each.fileno() != -1 for each in self._sockets)
 
     def _merged(
         self, identity: Mapping[str, str], content_type: str, extra: Mapping[str, str] | None

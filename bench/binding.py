@@ -9,13 +9,15 @@ whose decisions cost nothing. Writes no events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 
 from bench import machine
 from whipstaff.runtime import client, config, errors, resources
 
-IN_FLIGHT = 100
+PENDING = "spec.nodeName="
+IN_FLIGHT = 192
 
 
 async def bind(api: client.Client, pod: client.Object, node: str) -> None:
@@ -42,12 +44,27 @@ async def main(kubeconfig: str) -> None:
     async with client.Client(config.load(kubeconfig), max_connections=IN_FLIGHT) as api:
         nodes = [node["metadata"]["name"] for node in await api.list(resources.NODES)]
         turn = itertools.cycle(nodes)
+        started: set[str] = set()
         async with asyncio.TaskGroup() as group:
-            async for event in api.watch(
-                resources.PODS, field_selector="spec.nodeName=", resource_version="0"
-            ):
-                if event.type == "ADDED":
-                    group.create_task(bind(api, event.object, next(turn)))
+
+            def start(pod: client.Object) -> None:
+                if (uid := pod["metadata"]["uid"]) not in started:
+                    started.add(uid)
+                    group.create_task(bind(api, pod, next(turn)))
+
+            while True:
+                found = await api.list(resources.PODS, field_selector=PENDING)
+                for pod in found:
+                    start(pod)
+                # The API server hangs up on who can't keep up: then from the start.
+                with contextlib.suppress(errors.Unreachable, errors.Expired):
+                    async for event in api.watch(
+                        resources.PODS,
+                        field_selector=PENDING,
+                        resource_version=found.resource_version,
+                    ):
+                        if event.type == "ADDED":
+                            start(event.object)
 
 
 if __name__ == "__main__":

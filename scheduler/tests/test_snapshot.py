@@ -73,6 +73,22 @@ def test_an_assumed_pod_seen_on_its_node_is_counted_once_and_no_longer_assumed()
     assert cluster.version == before, "a confirmation changes nothing that a plugin sees"
 
 
+def test_an_assumed_pod_has_the_labels_that_binding_gives_it() -> None:
+    zone = {"topology.kubernetes.io/zone": "zone1", "topology.kubernetes.io/region": "r"}
+    cluster = testing.cluster([testing.node("a", labels={**zone, "other": "x"})])
+    pod = testing.pod_info("x", {"cpu": "1"}, labels={"app": "web"})
+
+    placed = cluster.assume(pod, "a")
+    version = cluster.version
+    cluster.add_pod(
+        testing.pod_info("x", {"cpu": "1"}, labels={"app": "web", **zone}, node_name="a")
+    )
+
+    assert placed.labels == {"app": "web", **zone}
+    assert pod.labels == {"app": "web"}
+    assert cluster.version == version  # seeing it changes nothing
+
+
 def test_an_assumed_pod_seen_on_another_node_moves_there() -> None:
     cluster = testing.cluster([testing.node("a"), testing.node("b")])
     cluster.assume(testing.pod_info("x", {"cpu": "1"}), "a")

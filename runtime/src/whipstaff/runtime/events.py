@@ -60,7 +60,8 @@ class Entry:
     """An event, and how often it has happened; times are of the monotonic clock.
 
     Attributes:
-        body: the event as it is created, without its series.
+        body: the event as it is created, without its time and its series.
+        first_wall: when it happened first, in seconds since the epoch.
         count: how often it happened.
         first: when it happened first.
         last: when it happened last.
@@ -73,6 +74,7 @@ class Entry:
     first: float
     last: float
     last_wall: float
+    first_wall: float
     count: int = 1
     sent: int = 0
     sent_at: float = 0.0
@@ -97,7 +99,7 @@ class Aggregator:
         key = _key(body)
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[key] = Entry(body, now, now, wall)
+            entry = self._entries[key] = Entry(body, now, now, wall, wall)
             return [entry, *self._forget_oldest()]
         self._entries.move_to_end(key)
         entry.count += 1
@@ -262,7 +264,6 @@ class Recorder:
                 "name": self._name(reference["name"], nanos),
                 "namespace": reference.get("namespace") or "default",
             },
-            "eventTime": objects.format_micro_time(nanos / 1e9),
             "reportingController": self._controller,
             "reportingInstance": self._instance,
             "action": action,
@@ -368,7 +369,9 @@ class Recorder:
                 pass
             else:
                 return
-        body = {**entry.body, "series": entry.series()} if entry.count > 1 else entry.body
+        body = {**entry.body, "eventTime": objects.format_micro_time(entry.first_wall)}
+        if entry.count > 1:
+            body["series"] = entry.series()
         try:
             await self._client.create(resources.EVENTS, body)
         except errors.AlreadyExists:

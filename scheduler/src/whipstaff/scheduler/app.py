@@ -74,6 +74,9 @@ DRAIN_WRITES = 3.0
 DRAIN_EVENTS = 15.0
 """Seconds for which events that wait are written at the end."""
 
+OTHER_WRITES = 32
+"""Requests in flight beside the bindings: conditions, evictions, volumes."""
+
 EVENTS_IN_BURST = 20
 """Events a second in a burst of bindings or evictions. Each costs the API server as much as one of
 those, so the pods are bound first and told of afterwards."""
@@ -513,7 +516,13 @@ async def run(
     """
     limits = settings.client_connection
     async with (
-        client.Client(connection, user_agent=USER_AGENT, qps=limits.qps, burst=limits.burst) as api,
+        client.Client(
+            connection,
+            user_agent=USER_AGENT,
+            qps=limits.qps,
+            burst=limits.burst,
+            max_connections=binder.CONCURRENCY + OTHER_WRITES,
+        ) as api,
         client.Client(connection, user_agent=USER_AGENT) as side_api,
     ):
         custom = custom_resources.access(_custom_resources(profiles))

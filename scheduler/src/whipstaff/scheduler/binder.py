@@ -35,7 +35,8 @@ from whipstaff.scheduler import framework, pods
 
 Object = dict[str, Any]
 
-CONCURRENCY = 64
+CONCURRENCY = 192
+"""Bindings in flight: the more there are, the less each costs etcd, which writes them together."""
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _PATIENCE = 15
@@ -145,6 +146,8 @@ class Binder:
         self._concurrency = concurrency
         self._tasks: set[asyncio.Task[None]] = set()
         self._preparing: set[asyncio.Task[None]] = set()
+        self._breathing: set[asyncio.Task[None]] = set()
+        self._breath: asyncio.Event | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._error: BaseException | None = None
@@ -201,6 +204,7 @@ class Binder:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._preparing.discard(task)
+        self._breathing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = error
         if self.has_room or self._error is not None:
@@ -245,11 +249,20 @@ class Binder:
         """Why the binding shouldn't be sent, as far as the watch has told by now."""
         if binding.objection is None or binding.is_open:
             return ""
+        if self._breath is None:
+            self._breath = asyncio.Event()
+            self._run(self._breathe(self._breath), self._breathing)
+        await self._breath.wait()
+        return binding.objection()
+
+    async def _breathe(self, taken: asyncio.Event) -> None:
+        """Lets the watch be heard, for all bindings that are about to be sent at the moment."""
+        self._breath = None
         for _ in range(_BREATHS):
             await asyncio.sleep(0)
         if self._caught_up is not None:
             await self._caught_up()
-        return binding.objection()
+        taken.set()
 
     async def _post(self, binding: Binding) -> Settlement | None:
         """One try; None when it is still open and the same has to be tried again."""

@@ -445,7 +445,8 @@ class Snapshot:
         """
         if pod.uid in self._pods:
             raise ValueError(f"pod {pod.key} ({pod.uid}) is counted already")
-        placed = pod.on_node(node_name)
+        row = self.row_of.get(node_name)
+        placed = pod.on_node(node_name, None if row is None else _labels(self._nodes[row]))
         _check(placed)
         self._put(placed)
         self._assumed.add(pod.uid)

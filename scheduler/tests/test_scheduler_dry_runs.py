@@ -38,9 +38,15 @@ class There:
     def known_start(self, pod: pods.PodInfo) -> float | None:
         return self.starts.get(pod.uid)
 
+    def begin(self, starts: dict[str, float]) -> None:
+        self.starts.update(starts)
+        for uid in starts:
+            if (pod := self.cluster.get_pod(uid)) is not None:
+                self.cluster.pod_started(pod.node_name)
+
     def find(self, *, remembering: bool) -> dict[str, Any]:
         now = 100.0
-        findings = self.memory.of(KIND, self.cluster, self.budgets, self.known_start)
+        findings = self.memory.of(KIND, self.cluster, self.budgets)
         trying = trial.Trial(self.pod, with_plugin(None), self.cluster, self.promises)
         run = preemption.DryRun(
             trying,
@@ -49,9 +55,15 @@ class There:
             lambda pod: now if (start := self.known_start(pod)) is None else start,
             lambda _: True,
             findings if remembering else None,
+            self.known_start if remembering else None,
         )
         found = run.find(range(len(self.cluster)), len(self.cluster))
+        costs = [
+            preemption.cost(each, lambda pod: self.known_start(pod) or now)
+            for each in found.candidates
+        ]
         return {
+            "costs": costs,
             "candidates": [
                 (each.node, [victim.uid for victim in each.victims], each.violations)
                 for each in found.candidates
@@ -85,7 +97,7 @@ def a_change(there: There, draw: st.DrawFn, number: int) -> Callable[[There], ob
         "nothing": lambda _: None,
         "come": lambda there: there.cluster.add_pod(pods.PodInfo.from_object(there_now)),
         "go": lambda there: there.cluster.remove_pod(uid),
-        "start": lambda there: there.starts.update(start),
+        "start": lambda there: there.begin(start),
         "promise": lambda there: there.promises.add(pods.PodInfo.from_object(raw), name),
         "keep": lambda there: [there.promises.remove(each) for each in waiting],
         "budget": lambda there: setattr(there, "budgets", disruption.read([budget])),
@@ -134,8 +146,8 @@ def test_a_node_is_tried_once_as_long_as_it_stays_as_it_is(
     assert [node for node, *_ in found["candidates"]] == ["n0"]
     assert there.find(remembering=True) == found
     assert tried == [[0]]
-    there.starts.update({pod.uid: 3.0 for pod in there.cluster.all_pods()})
-    assert there.find(remembering=True) == found
+    there.begin({pod.uid: 3.0 for pod in there.cluster.all_pods()})
+    assert there.find(remembering=True)["candidates"] == found["candidates"]
     assert tried == [[0], [0]], "who runs for how long may change who has to go"
 
 
@@ -144,7 +156,7 @@ def test_only_so_many_kinds_of_pods_are_remembered() -> None:
     memory = dry_runs.Memory()
 
     def of(kind: object) -> dry_runs.Findings:
-        return memory.of(kind, cluster, [], lambda _: None)
+        return memory.of(kind, cluster, [])
 
     oldest = of(0)
     assert of(0) is oldest

@@ -64,6 +64,11 @@ class AttachedVolumes:
             self._count(row, cluster)
         self._version = cluster.version
 
+    @property
+    def version(self) -> int:
+        """The version of the cluster of which all this is true."""
+        return self._version
+
     def count(self, driver: str) -> Int64s:
         """How many volumes of the driver each node has."""
         return self._column(self._counts, driver, 0)[: self._size]

@@ -15,7 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from whipstaff.scheduler import evaluation, explanation, framework, pods, profile, snapshot
+from whipstaff.scheduler import (
+    evaluation,
+    explanation,
+    framework,
+    pods,
+    profile,
+    promised_rows,
+    snapshot,
+)
 
 INFEASIBLE = -1
 
@@ -97,6 +105,7 @@ class PodClass:
         self._trusted = True
         self._journal = explanation.Journal(plugins)
         self._changed: list[framework.Rows] = []  # what the journal hasn't noted yet
+        self.promised = promised_rows.PromisedRows()
 
     def refresh(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
         """Brings everything up to date with the snapshot.

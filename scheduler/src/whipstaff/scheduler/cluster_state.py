@@ -55,7 +55,10 @@ class PodHandler:
         if objects.uid(old) != objects.uid(new):
             self.on_delete(old)
             self.on_add(new)
-        elif old["spec"].get("nodeName"):
+            return
+        if _started(old) != _started(new):
+            self._cluster.pod_started(new["spec"].get("nodeName") or "")
+        if old["spec"].get("nodeName"):
             self._assigned_changed(old, new)
         elif new["spec"].get("nodeName"):
             self._assigned(new)
@@ -170,6 +173,11 @@ def read(obj: Object) -> pods.PodInfo | None:
     except ValueError as error:
         _log.error("unreadable pod is left out", pod=objects.key(obj), error=str(error))
         return None
+
+
+def _started(obj: Object) -> Any:
+    """Since when the pod runs, as its status has it."""
+    return (obj.get("status") or {}).get("startTime")
 
 
 def _promised(obj: Object) -> str:

@@ -166,25 +166,29 @@ class Decider:
         plugins: profile.Profile,
         filtered: evaluation.Filtered,
         rows: evaluation.Indices | None = None,
+        known: classes.PodClass | None = None,
     ) -> evaluation.Filtered:
         """`filtered`, of `rows` or of all, with rows refused that `pod` has to leave to others.
 
         Where nothing is left, also the reasons of rows that were refused before are those that hold
         with the others there.
         """
-        promised = [
-            self._cluster.row_of[name]
-            for name, waiting in self._promises.items()
-            if name in self._cluster.row_of
-            and any(trial.yields_to(pod, other) for other in waiting)
-        ]
+        promised = []
+        for name, waiting in self._promises.items():
+            row = self._cluster.row_of.get(name)
+            if row is not None:
+                for other in waiting:
+                    if trial.yields_to(pod, other):
+                        promised.append(row)
+                        break
         if not promised:
             return filtered
         positions = np.array(promised) if rows is None else np.flatnonzero(np.isin(rows, promised))
         feasible = filtered.rejected_by[positions] == 0
-        filtered = self._try_beside(pod, plugins, filtered, positions[feasible], rows)
+        filtered = self._try_beside(pod, plugins, filtered, positions[feasible], rows, known)
         if filtered.rejected_by.all():
-            filtered = self._try_beside(pod, plugins, filtered, positions[~feasible], rows)
+            others = positions[~feasible]
+            filtered = self._try_beside(pod, plugins, filtered, others, rows, known)
         return filtered
 
     def _try_beside(
@@ -194,11 +198,15 @@ class Decider:
         filtered: evaluation.Filtered,
         positions: evaluation.Indices,
         rows: evaluation.Indices | None,
+        known: classes.PodClass | None,
     ) -> evaluation.Filtered:
         if not len(positions):
             return filtered
         asked = positions if rows is None else rows[positions]
         trying = trial.Trial(pod, plugins, self._cluster, self._promises)
+        if known is not None and trying.is_local:
+            beside = known.promised.ask(trying, self._cluster, asked)
+            return evaluation.overrule(filtered, positions, beside)
         groups = [slice(None)] if trying.is_local else [slice(i, i + 1) for i in range(len(asked))]
         try:
             for group in groups:
@@ -306,7 +314,7 @@ class Decider:
         cluster = self._cluster
         filtered = self._filter_anew(pod, plugins, known, state, pre)
         if len(self._promises):
-            filtered = self._leave_room(pod, plugins, filtered)
+            filtered = self._leave_room(pod, plugins, filtered, known=known)
         feasible = np.flatnonzero(filtered.rejected_by == 0)
         if not len(feasible):
             evidence = self._of_class(plugins, known, filtered)

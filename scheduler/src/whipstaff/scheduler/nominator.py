@@ -11,11 +11,17 @@ until the pod's status says so too, so that an old status doesn't revive it.
 """
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from whipstaff.scheduler import pods
 
 Object = dict[str, Any]
+
+Guests: TypeAlias = tuple[int, int, str]
+"""Stands for whom a pod has to leave room for on a node: what the promises are, the pod's priority,
+and its uid where it is promised the node itself."""
+
+NOBODY: Guests = (0, 0, "")
 
 
 class Nominator:
@@ -24,6 +30,8 @@ class Nominator:
     def __init__(self) -> None:
         self._node_of: dict[str, str] = {}  # by uid; "" for a promise that was taken back
         self._pods_on: dict[str, dict[str, pods.PodInfo]] = {}  # by node name and uid
+        self._versions: dict[str, int] = {}  # by node name, where somebody waits
+        self._version = 0
 
     def __len__(self) -> int:
         """The number of nodes that are promised to some pod."""
@@ -37,6 +45,13 @@ class Nominator:
     def pods_on(self, node_name: str) -> Collection[pods.PodInfo]:
         """The pods that wait for the node, as they will be once they are there."""
         return self._pods_on.get(node_name, {}).values()
+
+    def guests(self, node_name: str, pod: pods.PodInfo) -> Guests:
+        """Whom `pod` leaves room for there; equal as long as that is the same."""
+        version = self._versions.get(node_name)
+        if version is None:
+            return NOBODY
+        return version, pod.priority, pod.uid if pod.uid in self._pods_on[node_name] else ""
 
     def items(self) -> Iterator[tuple[str, Collection[pods.PodInfo]]]:
         """Each node that is promised to some pod, and the pods that wait for it."""
@@ -53,6 +68,7 @@ class Nominator:
         self._node_of[pod.uid] = node_name
         if node_name:
             self._pods_on.setdefault(node_name, {})[pod.uid] = pod.on_node(node_name)
+            self._changed(node_name)
 
     def update(self, old: Object, new: pods.PodInfo) -> None:
         """The pod was seen to change: a promise in its status counts, if that is what changed."""
@@ -70,5 +86,10 @@ class Nominator:
         waiting = self._pods_on.get(node_name)
         if waiting is not None:
             del waiting[uid]
+            self._changed(node_name)
             if not waiting:
-                del self._pods_on[node_name]
+                del self._pods_on[node_name], self._versions[node_name]
+
+    def _changed(self, node_name: str) -> None:
+        self._version += 1
+        self._versions[node_name] = self._version

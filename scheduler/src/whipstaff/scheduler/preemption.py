@@ -40,6 +40,8 @@ class Candidate:
     victims: tuple[pods.PodInfo, ...]
     violations: int
     """How many of them a PodDisruptionBudget protects."""
+    burden: dry_runs.Burden | None = None
+    """What evicting them costs; None where that is to be worked out."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class DryRun:
         started: see `Started`.
         may_go: says of a pod on a node whether it may be evicted at all.
         findings: what is known from before; None where that may not be relied on.
+        known_start: as `started`, but None for a pod that hasn't.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class DryRun:
         started: Started,
         may_go: Callable[[pods.PodInfo], bool],
         findings: dry_runs.Findings | None = None,
+        known_start: Callable[[pods.PodInfo], float | None] | None = None,
     ) -> None:
+        self._known_start = known_start
         self._findings = findings if trying.is_local else None
         self._trying = trying
         self._cluster = cluster
@@ -125,21 +130,18 @@ class DryRun:
         if self._findings is None:
             found = self._find_on(rows)
         else:
-            # What a node is promised for may change at any time.
-            alone = [row for row in rows if not self._trying.has_promises(row)]
-            for row in alone:
-                if (known := self._findings.get(row)) is not None:
+            guests = {row: self._trying.guests(row) for row in rows}
+            for row in rows:
+                if (known := self._findings.get(row, guests[row])) is not None:
                     found[row] = known
-            new = self._find_on([row for row in rows if row not in found])
-            for row in alone:
-                if row in new:
-                    self._findings.put(row, new[row])
-            found.update(new)
+            for row, new in self._find_on([row for row in rows if row not in found]).items():
+                self._findings.put(row, guests[row], new)
+                found[row] = new
         for finding in found.values():
             self._reasons.update(finding.reasons)
         names = self._cluster.names
         return [
-            Candidate(names[row], found[row].victims, found[row].violations)
+            Candidate(names[row], found[row].victims, found[row].violations, found[row].burden)
             for row in rows
             if row in found and found[row].victims
         ]
@@ -172,7 +174,7 @@ class DryRun:
             if row not in refused
         ]
         self._reprieve(attempts, everybody)
-        found = {row: self._finding(lower[row], reasons=why) for row, why in refused.items()}
+        found = {row: dry_runs.Finding((), 0, why) for row, why in refused.items()}
         for attempt in attempts:
             if not attempt.victims:
                 # It fits with everybody there: the node was refused for another reason than these.
@@ -182,19 +184,21 @@ class DryRun:
             victims = attempt.victims
             if 0 < attempt.protected < len(attempt.order):
                 victims.sort(key=lambda pod: importance(pod, self._started))
-            found[attempt.row] = self._finding(lower[attempt.row], victims, attempt.violations)
+            burden = self._burden(victims, attempt.violations)
+            found[attempt.row] = dry_runs.Finding(tuple(victims), attempt.violations, (), burden)
         return found
 
-    def _finding(
-        self,
-        lower: Sequence[pods.PodInfo],
-        victims: Sequence[pods.PodInfo] = (),
-        violations: int = 0,
-        reasons: tuple[str, ...] = (),
-    ) -> dry_runs.Finding:
-        since = self._findings.known_start if self._findings is not None else None
-        starts = tuple((pod, since(pod)) for pod in lower) if since is not None else ()
-        return dry_runs.Finding(tuple(victims), violations, reasons, starts)
+    def _burden(self, victims: Sequence[pods.PodInfo], violations: int) -> dry_runs.Burden | None:
+        if self._known_start is None:
+            return None
+        lasting = lasting_cost(victims, violations)
+        top = [victim for victim in victims if victim.priority == lasting[1]]
+        starts = [self._known_start(victim) for victim in top]
+        return dry_runs.Burden(
+            lasting,
+            min((start for start in starts if start is not None), default=None),
+            next((pod for pod, start in zip(top, starts, strict=True) if start is None), None),
+        )
 
     def _fail(self, error: framework.PluginError) -> None:
         self._errors.append(error)
@@ -288,13 +292,24 @@ def choose(candidates: Iterable[Candidate], started: Started) -> Candidate:
 
 def cost(candidate: Candidate, started: Started) -> tuple[int, int, int, int, float]:
     """What `choose` compares, the smallest being the best."""
-    highest = max(victim.priority for victim in candidate.victims)
+    if (burden := candidate.burden) is not None:
+        starts = [] if burden.since is None else [burden.since]
+        if burden.unstarted is not None:
+            starts.append(started(burden.unstarted))
+        return (*burden.lasting, -min(starts))
+    lasting = lasting_cost(candidate.victims, candidate.violations)
+    highest = lasting[1]
+    since = min(started(victim) for victim in candidate.victims if victim.priority == highest)
+    return (*lasting, -since)
+
+
+def lasting_cost(victims: Sequence[pods.PodInfo], violations: int) -> tuple[int, int, int, int]:
+    """What of it doesn't depend on how long the victims have run."""
     return (
-        candidate.violations,
-        highest,
+        violations,
+        max(victim.priority for victim in victims),
         # Counted from the lowest priority, so that several pods of a negative one aren't better
         # than one of them.
-        sum(victim.priority - _LOWEST_PRIORITY for victim in candidate.victims),
-        len(candidate.victims),
-        -min(started(victim) for victim in candidate.victims if victim.priority == highest),
+        sum(victim.priority - _LOWEST_PRIORITY for victim in victims),
+        len(victims),
     )

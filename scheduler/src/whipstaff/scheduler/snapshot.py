@@ -113,6 +113,7 @@ class Snapshot:
         self._pods: dict[str, pods.PodInfo] = {}  # by uid: every pod that has a node name
         self._pods_on: dict[str, dict[str, pods.PodInfo]] = {}  # by node name, known or not
         self._assumed: set[str] = set()
+        self._starts: dict[str, int] = {}  # by node name
         self._vectors: dict[requests.Requests, framework.Int64s] = {}
         self._claim_users: dict[str, dict[str, pods.PodInfo]] = {}  # by claim's key, by uid
         self.storage = storage.Storage(self._storage_changed)
@@ -473,7 +474,7 @@ class Snapshot:
         self._lowest_known = self.version
         return self._lowest_priority[: self._size]
 
-    # What if: see `trial`, which undoes what it does. Rows that were touched count as changed.
+    # What if: see `trial`, which undoes what it does.
 
     def moved(self, moved: Sequence[pods.PodInfo]) -> "Moved":
         """Some pods, made ready to be moved to and fro."""
@@ -501,6 +502,25 @@ class Snapshot:
         for pod in moved.pods:
             self._list(pod)
         self._account_all(moved, 1)
+
+    def unmoved(self, versions: Mapping[int, int], since: int) -> None:
+        """Has rows count as unchanged since a version of the cluster, for their pods are as then.
+
+        Not if something was worked out meanwhile, over the pods as they weren't. `versions` is what
+        `pods_version` was of each row.
+        """
+        if max(self._lowest_known, self._attached_volumes.version) <= since:
+            for row, version in versions.items():
+                self._pods_version[row] = version
+
+    def pod_started(self, node_name: str) -> None:
+        """Notes that another time is known since when a pod on a node runs."""
+        if node_name in self.row_of:
+            self._starts[node_name] = self._starts.get(node_name, 0) + 1
+
+    def starts(self, row: int) -> int:
+        """Grows when something becomes known of when the pods of a row started."""
+        return self._starts.get(self.names[row], 0)
 
     def _account_all(self, moved: "Moved", sign: int) -> None:
         """`_account` for many pods at once; those on unknown nodes count nowhere."""

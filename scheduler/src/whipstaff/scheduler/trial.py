@@ -2,8 +2,7 @@
 
 No loop runs here. A trial is about one pod. Pods are moved in the snapshot itself, so every plugin
 sees them gone or there with the code that it has for any other question; `restore` puts everything
-back, and has to be called before anything else happens. Rows that were touched count as changed
-afterwards.
+back, and has to be called before anything else happens. Then the rows are as if nothing had been.
 
 Where every filter that has a say looks at its rows only, many rows can be tried at once: a pod that
 is gone from one node makes no difference to another (`is_local`). Otherwise a question is about one
@@ -84,6 +83,13 @@ class Trial:
         self._anew: list[tuple[str, framework.Status]] = []
         self._gone: dict[str, pods.PodInfo] = {}
         self._come: dict[str, pods.PodInfo] = {}
+        self._began = -1  # the version of the cluster before anything was moved
+        self._before: dict[int, int] = {}  # of each row that was touched, the version of its pods
+
+    @property
+    def filter_count(self) -> int:
+        """How many filters the profile has."""
+        return len(self._plugins.filters)
 
     @property
     def kind(self) -> object:
@@ -103,6 +109,7 @@ class Trial:
 
     def remove(self, others: snapshot.Moved) -> None:
         """Takes pods from the nodes that they name."""
+        self._touch(others)
         self._cluster.set_aside(others)
         for other in others.pods:
             if self._come.pop(other.uid, None) is None:
@@ -111,6 +118,7 @@ class Trial:
 
     def add(self, others: snapshot.Moved) -> None:
         """Puts pods on the nodes that they name: such as were removed, or others."""
+        self._touch(others)
         self._cluster.put_in(others)
         for other in others.pods:
             if self._gone.pop(other.uid, None) is None:
@@ -127,6 +135,8 @@ class Trial:
         if gone:
             self._cluster.put_in(self._cluster.moved(gone))
             self._undo(ADD_POD, gone)
+        self._cluster.unmoved(self._before, self._began)
+        self._began, self._before = -1, {}
 
     # Asking
 
@@ -162,9 +172,12 @@ class Trial:
             return beside
         return evaluation.overrule(beside, fitting, self.run(rows[fitting]))
 
-    def has_promises(self, row: int) -> bool:
-        """Whether a row is promised to a pod that this one has to leave room for."""
-        return bool(self._promised(np.array([row])))
+    def guests(self, row: int) -> nominator.Guests:
+        """Stands for whom this pod has to leave room for on a row.
+
+        A guest that is there by now makes no difference to that, but to the row's `pods_version`.
+        """
+        return self._promises.guests(self._cluster.names[row], self.pod)
 
     def _promised(self, rows: evaluation.Indices) -> list[pods.PodInfo]:
         if not len(self._promises):
@@ -173,8 +186,21 @@ class Trial:
             other
             for name in (self._cluster.names[row] for row in rows.tolist())
             for other in self._promises.pods_on(name)
-            if yields_to(self.pod, other) and self._cluster.get_pod(other.uid) is None
+            if self._is_guest(other)
         ]
+
+    def _is_guest(self, other: pods.PodInfo) -> bool:
+        return yields_to(self.pod, other) and self._cluster.get_pod(other.uid) is None
+
+    def _touch(self, others: snapshot.Moved) -> None:
+        """Notes how the rows were before the first of their pods is moved."""
+        if self._began < 0:
+            self._began = self._cluster.version
+        rows = others.rows[others.rows >= 0]
+        for row, version in zip(
+            rows.tolist(), self._cluster.pods_version[rows].tolist(), strict=True
+        ):
+            self._before.setdefault(row, version)
 
     def _moved(self, doing: str, others: Sequence[pods.PodInfo]) -> None:
         """Tells the plugins that want to know that pods have come or gone."""

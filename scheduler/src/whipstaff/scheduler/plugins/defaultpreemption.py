@@ -172,9 +172,15 @@ class DefaultPreemption(framework.Plugin):
         kind = trying.kind
         if kind is not None and type(self).may_evict is DefaultPreemption.may_evict:
             of = (kind, pod.priority)
-            findings = self._memory.of(of, cluster, budgets, self._known_start)
+            findings = self._memory.of(of, cluster, budgets)
         run = preemption.DryRun(
-            trying, cluster, budgets, started, lambda victim: self.may_evict(victim, pod), findings
+            trying,
+            cluster,
+            budgets,
+            started,
+            lambda victim: self.may_evict(victim, pod),
+            findings,
+            self._known_start,
         )
         return run.find([*rows[start:], *rows[:start]], self.candidates_wanted(len(rows)))
 

@@ -230,6 +230,7 @@ class Scheduler:
             now=time.monotonic,
             sort_key=sort_plugin.sort_key,
             gate=_gate(profiles, self._measured),
+            holds=lambda pod, plugin: _holds(profiles[pod.scheduler_name].plugins[plugin], pod),
             interests={
                 name: queueing_hints.interests({**built.plugins, **others})
                 for name, built in profiles.items()
@@ -603,6 +604,16 @@ def _gate(
         return ""
 
     return gate
+
+
+def _holds(plugin: framework.Plugin, pod: pods.PodInfo) -> bool:
+    """Whether the plugin that held a pod so far still does."""
+    try:
+        status: framework.Status = plugin.pre_enqueue(pod)  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001 - a plugin's own code; the pod stays out, as upstream
+        _log.exception("PreEnqueue failed", plugin=plugin.name, pod=pod.key)
+        return True
+    return not status.is_success
 
 
 def _elector(settings: flags.LeaderElection, api: client.Client) -> leases.LeaderElector:

@@ -148,9 +148,9 @@ class SchedulingQueue:
     """The pods that wait for a node. Not for threads: everything happens on one loop.
 
     `now` is the clock, in seconds from anywhere; `sort_key` is the profiles' QueueSort; `gate` is
-    PreEnqueue: the name of the plugin that holds a pod, or an empty text; `interests` says for
-    each profile which plugin wants to hear of which events; `wake` is called whenever `pop` may
-    have something after it had nothing.
+    PreEnqueue: the name of the plugin that holds a pod, or an empty text; `holds` asks one plugin
+    alone, which held the pod until now; `interests` says for each profile which plugin wants to
+    hear of which events; `wake` is called whenever `pop` may have something after it had nothing.
     """
 
     def __init__(
@@ -159,6 +159,7 @@ class SchedulingQueue:
         now: Callable[[], float],
         sort_key: Callable[[QueuedPod], Any],
         gate: Callable[[pods.PodInfo], str] = lambda _: "",
+        holds: Callable[[pods.PodInfo, str], bool] | None = None,
         interests: Mapping[str, queueing_hints.Interests] | None = None,
         initial_backoff: float = INITIAL_BACKOFF,
         max_backoff: float = MAX_BACKOFF,
@@ -168,6 +169,7 @@ class SchedulingQueue:
     ) -> None:
         self._now = now
         self._gate = gate
+        self._holds = holds or (lambda pod, plugin: gate(pod) == plugin)
         self._interests = dict(interests or {})
         self._initial_backoff = initial_backoff
         self._max_backoff = max_backoff
@@ -416,6 +418,8 @@ class SchedulingQueue:
         if queued.gated_by:
             concerned = self._concern(queued.profile, happened)
             if not concerned.by_plugin.get(queued.gated_by):
+                return False
+            if self._holds(queued.pod, queued.gated_by):
                 return False
         return self._follow(queued, self._verdict(queued, happened), happened.event.label)
 

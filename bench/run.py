@@ -175,8 +175,10 @@ async def measure(
     small machine the load and the API server take most of it. With `backlog` all are there before
     the scheduler starts, and the clock runs from the last init pod's binding: what the scheduler
     can do by itself. With `idle` each of `IDLE_PODS` comes `IDLE_PAUSE` after the one before was
-    bound: how long a pod waits where there is nothing else to do.
+    bound: how long a pod waits where there is nothing else to do. At least one pod is bound before
+    the clock runs: upstream too waits until the scheduler works.
     """
+    workload = dataclasses.replace(workload, init_pods=max(1, workload.init_pods))
     click.echo(f"{workload.name} with {scheduler}, {arrival}", err=True)
     assets = binaries.resolve((*envtest.NAMES, "kube-scheduler"), report=_say)
     with (

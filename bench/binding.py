@@ -29,11 +29,15 @@ class Binding:
     def __init__(self, api: client.Client, nodes: list[str]) -> None:
         self._api = api
         self._turn = itertools.cycle(nodes)
+        self._room = asyncio.Semaphore(IN_FLIGHT)
         self._there: dict[str, list[client.Object]] = collections.defaultdict(list)
 
     async def place(self, pod: client.Object) -> None:
         """Bind one pod; one that is gone or bound by now needs nothing."""
-        node = next(self._turn)
+        async with self._room:
+            await self._place(pod, next(self._turn))
+
+    async def _place(self, pod: client.Object, node: str) -> None:
         with contextlib.suppress(errors.NotFound, errors.Conflict):
             if pod["spec"].get("priority"):
                 await self._make_room(pod, node)

@@ -264,10 +264,13 @@ class Run:
         async with load.watched(self.api) as watch:
             with scheduler as process:
                 await self._wait(watch, self.workload.init_pods, "init pods bound")
+                # Many come with one look; those that came with the last init pod don't count.
+                before = set(watch.bound)
                 async with self._measured(process):
                     await self._wait(watch, total, "bound")
-        moments = sorted((moment, name) for name, (moment, _) in watch.bound.items())
-        self.bound = {name: moment for moment, name in moments[-self.workload.pods :]}
+        self.bound = {
+            name: moment for name, (moment, _) in watch.bound.items() if name not in before
+        }
 
     def result(self, scheduler: str, arrival: report.Arrival) -> report.Result:
         """What the run comes to."""
@@ -278,12 +281,12 @@ class Run:
             scheduler=scheduler,
             arrival=arrival,
             nodes=self.workload.nodes,
-            pods=self.workload.pods,
+            pods=len(self.bound),
             seconds=seconds,
             throughput=report.throughput(list(self.bound.values()), self.started_at),
-            cpu_ms_per_pod=1000 * self.cpu / self.workload.pods,
-            settled_cpu_ms_per_pod=1000 * self.settled_cpu / self.workload.pods,
-            plane_ms_per_pod=1000 * self.plane_cpu / self.workload.pods,
+            cpu_ms_per_pod=1000 * self.cpu / len(self.bound),
+            settled_cpu_ms_per_pod=1000 * self.settled_cpu / len(self.bound),
+            plane_ms_per_pod=1000 * self.plane_cpu / len(self.bound),
             peak_rss_mb=self.peak_rss / 2**20,
             latency_p50=report.percentile(waits, 0.50),
             latency_p99=report.percentile(waits, 0.99),

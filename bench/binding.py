@@ -29,15 +29,11 @@ class Binding:
     def __init__(self, api: client.Client, nodes: list[str]) -> None:
         self._api = api
         self._turn = itertools.cycle(nodes)
-        self._room = asyncio.Semaphore(IN_FLIGHT)
         self._there: dict[str, list[client.Object]] = collections.defaultdict(list)
 
     async def place(self, pod: client.Object) -> None:
         """Bind one pod; one that is gone or bound by now needs nothing."""
-        async with self._room:
-            await self._place(pod, next(self._turn))
-
-    async def _place(self, pod: client.Object, node: str) -> None:
+        node = next(self._turn)
         with contextlib.suppress(errors.NotFound, errors.Conflict):
             if pod["spec"].get("priority"):
                 await self._make_room(pod, node)
@@ -94,13 +90,20 @@ async def main(kubeconfig: str) -> None:
         nodes = [node["metadata"]["name"] for node in await api.list(resources.NODES)]
         binding = Binding(api, nodes)
         started: set[str] = set()
+        waiting: asyncio.Queue[client.Object] = asyncio.Queue()
+
+        async def work() -> None:
+            while True:
+                await binding.place(await waiting.get())
+
+        def start(pod: client.Object) -> None:
+            if (uid := objects.uid(pod)) not in started:
+                started.add(uid)
+                waiting.put_nowait(pod)
+
         async with asyncio.TaskGroup() as group:
-
-            def start(pod: client.Object) -> None:
-                if (uid := objects.uid(pod)) not in started:
-                    started.add(uid)
-                    group.create_task(binding.place(pod))
-
+            for _ in range(IN_FLIGHT):
+                group.create_task(work())
             while True:
                 found = await api.list(resources.PODS, field_selector="spec.nodeName=")
                 for pod in found:

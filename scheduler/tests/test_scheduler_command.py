@@ -435,7 +435,7 @@ async def test_sigterm_ends_what_was_begun_and_begins_nothing(
     cluster: Any, start_scheduler: Start, without_lease: None
 ) -> None:
     for number in range(10):
-        await cluster.node(f"node-{number}", pods=110)
+        await cluster.node(f"node-{number}", cpu="20", pods=110)
     await cluster.pods_of(1000)
     seen = Watcher(cluster)
     process = start_scheduler(

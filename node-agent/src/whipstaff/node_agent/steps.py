@@ -202,11 +202,13 @@ def _plan_sandbox(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> No
     plan.kill_pod = True
     old = runtime.sandbox
     attempt = old.attempt + 1 if old is not None else 0
+    states = _regular_states(spec, runtime)
     # Upstream stands still too where nothing but init containers has run, for ever.
-    if spec.get("restartPolicy") == "Never" and attempt and _any_regular_started(spec, runtime):
+    has_started = any(state is not provider.State.CREATED for state in states)
+    if spec.get("restartPolicy") == "Never" and attempt and has_started:
         return
     due = [i for i, d in enumerate(containers.regular(spec)) if not _is_done(d, spec, runtime)]
-    if not due and _any_regular_created(spec, runtime):
+    if not due and any(state is not provider.State.UNKNOWN for state in states):
         return
     plan.sandbox = CreateSandbox(attempt, replaces=old is not None)
     if containers.init(spec):
@@ -222,15 +224,10 @@ def _is_done(definition: Object, spec: Object, runtime: provider.RuntimePod) -> 
     return policy == "OnFailure" and run is not None and run.state is EXITED and run.exit_code == 0
 
 
-def _any_regular_started(spec: Object, runtime: provider.RuntimePod) -> bool:
+def _regular_states(spec: Object, runtime: provider.RuntimePod) -> list[provider.State]:
+    """Of each run of a container that is neither an init nor an ephemeral one."""
     names = {definition["name"] for definition in containers.regular(spec)}
-    never = provider.State.CREATED
-    return any(run.name in names and run.state is not never for run in runtime.containers)
-
-
-def _any_regular_created(spec: Object, runtime: provider.RuntimePod) -> bool:
-    names = {definition["name"] for definition in containers.regular(spec)}
-    return any(run.name in names and run.state for run in runtime.containers)
+    return [run.state for run in runtime.containers if run.name in names]
 
 
 def _plan_init(plan: _Plan, spec: Object, runtime: provider.RuntimePod) -> bool:

@@ -226,11 +226,15 @@ class Scheduler:
         ready = asyncio.Event()
         others = {consultation.NAME: None} if settings.extenders else {}
         sort_plugin = next(iter(profiles.values())).queue_sort
+        holders = {
+            name: {each.name: each for each in built.pre_enqueue}
+            for name, built in profiles.items()
+        }
         self._waiting = queue.SchedulingQueue(
             now=time.monotonic,
             sort_key=sort_plugin.sort_key,
             gate=_gate(profiles, self._measured),
-            holds=lambda pod, plugin: _holds(profiles[pod.scheduler_name].plugins[plugin], pod),
+            holds=lambda pod, plugin: _holds(holders[pod.scheduler_name][plugin], pod),
             interests={
                 name: queueing_hints.interests({**built.plugins, **others})
                 for name, built in profiles.items()
@@ -594,22 +598,17 @@ def _gate(
 
     def first_to_hold(pod: pods.PodInfo) -> str:
         for plugin in profiles[pod.scheduler_name].pre_enqueue:
-            try:
-                status = plugin.pre_enqueue(pod)
-            except Exception:  # noqa: BLE001 - a plugin's own code; the pod stays out, as upstream
-                _log.exception("PreEnqueue failed", plugin=plugin.name, pod=pod.key)
-                return plugin.name
-            if not status.is_success:
+            if _holds(plugin, pod):
                 return plugin.name
         return ""
 
     return gate
 
 
-def _holds(plugin: framework.Plugin, pod: pods.PodInfo) -> bool:
-    """Whether the plugin that held a pod so far still does."""
+def _holds(plugin: framework.PreEnqueuePlugin, pod: pods.PodInfo) -> bool:
+    """Whether the plugin keeps the pod out of the active queue."""
     try:
-        status: framework.Status = plugin.pre_enqueue(pod)  # type: ignore[attr-defined]
+        status = plugin.pre_enqueue(pod)
     except Exception:  # noqa: BLE001 - a plugin's own code; the pod stays out, as upstream
         _log.exception("PreEnqueue failed", plugin=plugin.name, pod=pod.key)
         return True

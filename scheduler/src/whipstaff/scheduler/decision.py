@@ -173,14 +173,12 @@ class Decider:
         Where nothing is left, also the reasons of rows that were refused before are those that hold
         with the others there.
         """
-        promised = []
-        for name, waiting in self._promises.items():
-            row = self._cluster.row_of.get(name)
-            if row is not None:
-                for other in waiting:
-                    if trial.yields_to(pod, other):
-                        promised.append(row)
-                        break
+        promised = [
+            row
+            for name, waiting in self._promises.items()
+            if (row := self._cluster.row_of.get(name)) is not None
+            and any(trial.yields_to(pod, other) for other in waiting)
+        ]
         if not promised:
             return filtered
         positions = np.array(promised) if rows is None else np.flatnonzero(np.isin(rows, promised))
@@ -205,7 +203,7 @@ class Decider:
         asked = positions if rows is None else rows[positions]
         trying = trial.Trial(pod, plugins, self._cluster, self._promises)
         if known is not None and trying.is_local:
-            beside = known.promised.ask(trying, self._cluster, asked)
+            beside = known.promised.ask(trying, asked)
             return evaluation.overrule(filtered, positions, beside)
         groups = [slice(None)] if trying.is_local else [slice(i, i + 1) for i in range(len(asked))]
         try:

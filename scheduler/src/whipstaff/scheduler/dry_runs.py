@@ -10,9 +10,12 @@ to nothing upstream, which tries every node anew.
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from whipstaff.scheduler import disruption, nominator, pods, snapshot
+from whipstaff.scheduler import disruption, pods, snapshot
+
+if TYPE_CHECKING:
+    from whipstaff.scheduler import trial
 
 KINDS = 8
 """Kinds of pods that are remembered; of each, one finding a node at most."""
@@ -54,23 +57,18 @@ class Findings:
 
     def __init__(self, cluster: snapshot.Snapshot) -> None:
         self._cluster = cluster
-        self._by_row: dict[int, tuple[tuple[object, ...], Finding]] = {}
+        self._by_row: dict[int, tuple[trial.Mark, int, Finding]] = {}
 
-    def get(self, row: int, guests: nominator.Guests) -> Finding | None:
+    def get(self, row: int, mark: "trial.Mark") -> Finding | None:
         """What was found, if it still holds."""
         kept = self._by_row.get(row)
-        if kept is None or kept[0] != self._holds_for(row, guests):
+        if kept is None or kept[:2] != (mark, self._cluster.starts(row)):
             return None
-        return kept[1]
+        return kept[2]
 
-    def put(self, row: int, guests: nominator.Guests, finding: Finding) -> None:
+    def put(self, row: int, mark: "trial.Mark", finding: Finding) -> None:
         """Keeps what was found on a node that is again as it was before."""
-        self._by_row[row] = self._holds_for(row, guests), finding
-
-    def _holds_for(self, row: int, guests: nominator.Guests) -> tuple[object, ...]:
-        cluster = self._cluster
-        versions = cluster.node_version[row], cluster.pods_version[row], cluster.starts(row)
-        return (*versions, guests)
+        self._by_row[row] = mark, self._cluster.starts(row), finding
 
 
 class Memory:

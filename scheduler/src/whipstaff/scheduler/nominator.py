@@ -86,8 +86,9 @@ class Nominator:
         waiting = self._pods_on.get(node_name)
         if waiting is not None:
             del waiting[uid]
-            self._changed(node_name)
-            if not waiting:
+            if waiting:
+                self._changed(node_name)
+            else:
                 del self._pods_on[node_name], self._versions[node_name]
 
     def _changed(self, node_name: str) -> None:

@@ -130,13 +130,13 @@ class DryRun:
         if self._findings is None:
             found = self._find_on(rows)
         else:
-            guests = {row: self._trying.guests(row) for row in rows}
-            for row in rows:
-                if (known := self._findings.get(row, guests[row])) is not None:
+            for row, mark in zip(rows, self._trying.marks(rows), strict=True):
+                if (known := self._findings.get(row, mark)) is not None:
                     found[row] = known
-            for row, new in self._find_on([row for row in rows if row not in found]).items():
-                self._findings.put(row, guests[row], new)
-                found[row] = new
+            new = self._find_on([row for row in rows if row not in found])
+            for row, mark in zip(new, self._trying.marks(list(new)), strict=True):
+                self._findings.put(row, mark, new[row])
+            found.update(new)
         for finding in found.values():
             self._reasons.update(finding.reasons)
         names = self._cluster.names

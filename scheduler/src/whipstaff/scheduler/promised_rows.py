@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from whipstaff.scheduler import evaluation, nominator, snapshot
+from whipstaff.scheduler import evaluation
 
 if TYPE_CHECKING:
     from whipstaff.scheduler import trial
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class _Verdict(NamedTuple):
     """What was found on one row, and for what it holds."""
 
-    node_version: int
-    pods_version: int
-    guests: nominator.Guests
+    mark: "trial.Mark"
     rejected_by: int
     code: int
     reasons: tuple[str, ...]
@@ -34,33 +32,24 @@ class PromisedRows:
     def __init__(self) -> None:
         self._known: dict[int, _Verdict] = {}
 
-    def ask(
-        self, trying: "trial.Trial", cluster: snapshot.Snapshot, rows: evaluation.Indices
-    ) -> evaluation.Filtered:
+    def ask(self, trying: "trial.Trial", asked: evaluation.Indices) -> evaluation.Filtered:
         """As `trial.Trial.run_with_promises`, which is asked about what isn't known; restores."""
-        guests = [trying.guests(row) for row in rows.tolist()]
-        versions = zip(
-            rows.tolist(),
-            cluster.node_version[rows].tolist(),
-            cluster.pods_version[rows].tolist(),
-            guests,
-            strict=True,
-        )
+        rows = asked.tolist()
         unknown = [
-            (row, *holds_for)
-            for row, *holds_for in versions
-            if (known := self._known.get(row)) is None or [*known[:3]] != holds_for
+            row
+            for row, mark in zip(rows, trying.marks(rows), strict=True)
+            if (known := self._known.get(row)) is None or known.mark != mark
         ]
         if unknown:
-            asked = np.array([row for row, *_ in unknown], np.intp)
             try:
-                found = trying.run_with_promises(asked)
+                found = trying.run_with_promises(np.array(unknown, np.intp))
             finally:
                 trying.restore()
-            for position, (row, node_version, pods_version, those) in enumerate(unknown):
-                verdict = _at(found, position)
-                self._known[row] = _Verdict(node_version, pods_version, those, *verdict)
-        return _joined([self._known[row] for row in rows.tolist()], trying.filter_count)
+            for position, (row, mark) in enumerate(
+                zip(unknown, trying.marks(unknown), strict=True)
+            ):
+                self._known[row] = _Verdict(mark, *_at(found, position))
+        return _joined([self._known[row] for row in rows], trying.filter_count)
 
 
 def _at(found: evaluation.Filtered, position: int) -> tuple[int, int, tuple[str, ...]]:

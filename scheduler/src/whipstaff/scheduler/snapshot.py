@@ -324,6 +324,7 @@ class Snapshot:
         self._size = last
         del self.names[last], self._nodes[last], self._image_names[last]
         self._surprises.pop(name, None)
+        self._starts.pop(name, None)
         self.version += 1
         self.images_version = self.version
         if row != last:

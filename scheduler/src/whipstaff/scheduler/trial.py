@@ -14,7 +14,7 @@ pre_filter has left out stays out, as there.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,10 @@ from whipstaff.scheduler import (
 
 ADD_POD = 'running AddPod on PreFilter plugin "{}"'
 REMOVE_POD = 'running RemovePod on PreFilter plugin "{}"'
+
+
+Mark: TypeAlias = tuple[int, int, nominator.Guests]
+"""The version of a node, that of its pods, and whom it is promised to."""
 
 
 class _FollowingPreFilter(framework.PreFilterPlugin, framework.FollowsPods, Protocol):
@@ -172,12 +176,21 @@ class Trial:
             return beside
         return evaluation.overrule(beside, fitting, self.run(rows[fitting]))
 
-    def guests(self, row: int) -> nominator.Guests:
-        """Stands for whom this pod has to leave room for on a row.
+    def marks(self, rows: Sequence[int]) -> list[Mark]:
+        """What the filters' answers about each row rest on: the same as long as that is.
 
-        A guest that is there by now makes no difference to that, but to the row's `pods_version`.
+        Where `is_local`, of pods of one class. A guest that is there by now makes a difference to
+        the row's `pods_version` alone.
         """
-        return self._promises.guests(self._cluster.names[row], self.pod)
+        asked = np.array(rows, np.intp)
+        return list(
+            zip(
+                self._cluster.node_version[asked].tolist(),
+                self._cluster.pods_version[asked].tolist(),
+                (self._promises.guests(self._cluster.names[row], self.pod) for row in rows),
+                strict=True,
+            )
+        )
 
     def _promised(self, rows: evaluation.Indices) -> list[pods.PodInfo]:
         if not len(self._promises):

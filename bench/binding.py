@@ -15,6 +15,8 @@ import contextlib
 import itertools
 import sys
 
+import uvloop
+
 from bench import machine
 from whipstaff.runtime import client, config, errors, objects, resources
 
@@ -121,4 +123,4 @@ async def main(kubeconfig: str) -> None:
 
 if __name__ == "__main__":
     machine.end_on_sigterm()
-    asyncio.run(main(sys.argv[1]))
+    uvloop.run(main(sys.argv[1]))

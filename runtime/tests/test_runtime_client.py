@@ -254,6 +254,11 @@ async def test_mistakes_of_the_caller_send_nothing(api: client.Client, wire: Wir
         await api.create(resources.PODS, {"metadata": {"name": "web"}})
     with pytest.raises(ValueError, match="namespace"):
         await api.delete(resources.PODS, "web")
+    for target in ("/a b", "/a\r\nHost: x", "/ä"):
+        with pytest.raises(ValueError, match="percent-encoded"):
+            await api.request("GET", target)
+    with pytest.raises(ValueError, match="'X-Note' has a line end"):
+        await api.request("GET", "/", headers={"X-Note": "a\r\nX-More: b"})
     with pytest.raises(ValueError, match="name"):
         await api.delete(resources.NODES, "")
     with pytest.raises(ValueError, match="name"):

@@ -70,12 +70,12 @@ async def batches(
             resourceVersion is too old, either way).
         errors.Unreachable: no connection, it broke, or nothing came for `silence` seconds.
     """
-    async with http.stream(target, identity, silence=silence) as (status, headers, body):
-        if status != 200:
-            raise refusal(transport.Answer(status, headers, await body.read()))
+    async with http.stream(target, identity, silence=silence) as response:
+        if response.status != 200:
+            raise refusal(await transport.answer(response))
         yield []
         lines = Lines()
-        while chunk := await body.readany():
+        while chunk := await response.content.readany():
             events, problem = _decode_all(lines.feed(chunk))
             if events:
                 yield events
@@ -121,7 +121,7 @@ def refusal(answer: transport.Answer) -> errors.ApiError:
         except orjson.JSONDecodeError:
             content = "an answer that isn't the JSON that it says it is"
     try:
-        retry_after = float(answer.headers["Retry-After"])
-    except (KeyError, ValueError):
+        retry_after = float(answer.retry_after)
+    except ValueError:
         retry_after = None
     return errors.from_status(answer.status, content, retry_after)

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from whipstaff.cluster import certificates
 from whipstaff.runtime import errors
@@ -45,6 +46,21 @@ def test_the_apiserver_is_trusted_by_address_and_by_service_name(tmp_path: pathl
 def test_the_administrator_is_a_master(tmp_path: pathlib.Path) -> None:
     subject = read(certificates.ensure(tmp_path, NOW).admin.certificate).subject
     assert subject.rfc4514_string() == "CN=kubernetes-admin,O=system:masters"
+
+
+def test_clients_are_signed_for_with_rsa_which_costs_the_apiserver_least(
+    tmp_path: pathlib.Path,
+) -> None:
+    pki = certificates.ensure(tmp_path, NOW)
+    assert isinstance(pki.ca.certificate.public_key(), rsa.RSAPublicKey)
+    assert isinstance(read(pki.admin.certificate).public_key(), ec.EllipticCurvePublicKey)
+
+
+def test_an_authority_with_another_kind_of_key_is_kept(tmp_path: pathlib.Path) -> None:
+    elliptic = certificates.Authority.ensure(tmp_path, "ca", NOW)
+    pki = certificates.ensure(tmp_path, NOW)
+    assert pki.ca.certificate == elliptic.certificate
+    read(pki.admin.certificate).verify_directly_issued_by(elliptic.certificate)
 
 
 def test_keys_are_their_owner_s_alone(tmp_path: pathlib.Path) -> None:

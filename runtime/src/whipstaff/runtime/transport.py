@@ -99,7 +99,7 @@ class Transport:
         self._certificate: config.Certificate | None = None
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._retired: set[asyncio.Task[None]] = set()
-        self._heads: dict[str, bytes] = {}
+        self._heads: dict[tuple[object, ...], bytes] = {}
         self._heads_of: Mapping[str, str] | None = None
 
     async def close(self) -> None:
@@ -291,12 +291,10 @@ class Transport:
         if self._heads_of is not identity:
             self._heads_of = identity
             self._heads = {}
-        if extra:
-            head = _head(self._headers(identity, content_type, extra))
-        elif (known := self._heads.get(content_type)) is not None:
-            head = known
-        else:
-            head = self._heads[content_type] = _head(self._headers(identity, content_type))
+        key = (content_type, *extra.items()) if extra else (content_type,)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = _head(self._headers(identity, content_type, extra))
         start = f"{method} {self._place.path}{target} HTTP/1.1\r\n".encode()
         if body is not None:
             return b"%b%bContent-Length: %d\r\n\r\n%b" % (start, head, len(body), body)

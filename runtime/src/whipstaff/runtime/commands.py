@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -144,8 +145,19 @@ def run(component: Callable[[], Awaitable[None]]) -> None:
         factory = None
     else:
         factory = uvloop.new_event_loop
+    _spare_collector()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_until_stopped(component))
+
+
+def _spare_collector() -> None:
+    """Have the garbage collector look less often, and never at what was imported.
+
+    Components hold many small objects that stay and have no cycles; looking through them is up to
+    a seventh of a busy component's time at Python's own thresholds.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 async def _until_stopped(component: Callable[[], Awaitable[None]]) -> None:

@@ -8,12 +8,12 @@ Client limits are lifted for both (QPS 5000). Prints a table; --output stores th
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import pathlib
 from typing import Any
 
 import click
+import uvloop
 
 from bench import machine, report, run, workloads
 
@@ -67,7 +67,7 @@ def main(
         workload = dataclasses.replace(workloads.WORKLOADS[name], **given)
         for arrival in (each for each in arrivals if each in workload.arrivals):
             for scheduler in schedulers:
-                results.append(asyncio.run(run.measure(workload, scheduler, arrival)))
+                results.append(uvloop.run(run.measure(workload, scheduler, arrival)))
                 machine.record("python -m bench", results, output)
     record = machine.record("python -m bench", results, output)
     click.echo(f"\n{record['date']}, {record['machine']}\n\n{report.table(results)}")

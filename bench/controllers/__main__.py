@@ -9,10 +9,10 @@ scheduler, kubelet or garbage collector takes part. Prints a table.
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 
 import click
+import uvloop
 
 from bench import machine
 from bench.controllers import contenders, report, run, trials
@@ -44,7 +44,7 @@ def main(
 ) -> None:
     """Measure controllers side by side."""
     results = [
-        asyncio.run(run.measure(trials.TRIALS[name](size), contender))
+        uvloop.run(run.measure(trials.TRIALS[name](size), contender))
         for name in names
         for contender in chosen
         if name not in trials.ONLY_UNLIMITED or contender != contenders.STOCK

@@ -401,6 +401,30 @@ def test_normalised_scores_follow_what_other_plugins_leave() -> None:
     assert (found.node, found.scores["TaintToleration"]) == ("one", 0)
 
 
+@pytest.mark.parametrize(
+    "refused", [(), ("none",), ("one",), ("two",), ("none", "one"), ("one", "two"), ("none", "two")]
+)
+def test_what_is_kept_of_normalised_scores_is_used_only_where_it_stands(
+    refused: tuple[str, ...],
+) -> None:
+    soft = [{"key": key, "effect": "PreferNoSchedule"} for key in "kl"]
+    taints = {"none": 0, "one": 1, "two": 2}
+    nodes = [testing.node(name, taints=soft[:count]) for name, count in taints.items()]
+    decider = decision.Decider(testing.cluster(nodes), random.Random(0), evidence=True)
+
+    found = decider.decide(testing.pod_info(), with_plugins(OwnFilter(list(refused))))
+
+    left = {name: count for name, count in taints.items() if name not in refused}
+    most = max(left.values())
+    expected = {name: 3 * (100 - 100 * n // most if most else 100) for name, n in left.items()}
+    assert found.evidence is not None
+    sheet = found.evidence.sheet()
+    row = [name for name, _ in sheet.scorers].index("TaintToleration")
+    scores = dict(zip(sheet.names, sheet.weighted[row].tolist(), strict=True))
+    assert {name: scores[name] for name in left} == expected
+    assert found.scores["TaintToleration"] == expected[found.node]
+
+
 @pytest.mark.parametrize("score", [-1, 101])
 def test_a_score_out_of_range_is_the_plugins_failure(score: int) -> None:
     with pytest.raises(framework.PluginError, match=rf'"Own" returns an invalid score {score}'):

@@ -452,6 +452,26 @@ def test_pods_set_aside_for_a_moment_come_back_as_they_were() -> None:
     assert (cluster.pods_version > version).all()
 
 
+def test_where_only_amounts_are_moved_pods_stay_listed() -> None:
+    placed = [
+        testing.pod("one", {"cpu": "1", "example.com/gpu": "2"}, node_name="a"),
+        testing.pod("two", containers=[testing.container(host_ports=[80])], node_name="a"),
+    ]
+    cluster = testing.cluster([testing.node("a"), testing.node("b")], placed)
+    requested, version = cluster.requested.copy(), cluster.version
+    moved = cluster.moved(list(cluster.pods_on("a")))
+    cluster.set_aside(moved, only_amounts=True)
+    assert not cluster.requested.any()
+    assert not cluster.nonzero_requested.any()
+    assert not cluster.pod_counts.any()
+    assert [pod.name for pod in cluster.pods_on("a")] == ["one", "two"]
+    assert len(list(cluster.ports())) == 1
+    cluster.put_in(moved, only_amounts=True)
+    assert cluster.requested.tolist() == requested.tolist()
+    assert cluster.pod_counts.tolist() == [2, 0]
+    assert cluster.pods_version[cluster.row_of["a"]] > version
+
+
 def test_a_pod_put_in_may_bring_a_resource_that_nobody_named_before() -> None:
     cluster = testing.cluster([testing.node("a")])
     asked = [{"cpu": "1"}, {"example.com/gpu": "2"}]

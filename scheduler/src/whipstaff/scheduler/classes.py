@@ -30,7 +30,7 @@ INFEASIBLE = -1
 _UNNOTED = 16
 
 _NODE = framework.Reads.NODE.value
-_PODS = framework.Reads.PODS.value
+_PODS = (framework.Reads.PODS | framework.Reads.AMOUNTS).value
 _IMAGES = framework.Reads.IMAGES.value
 _NO_ROWS = np.zeros(0, np.intp)
 
@@ -100,6 +100,7 @@ class PodClass:
         self.total = np.zeros(0, np.int64)  # (nodes,), -1 where infeasible
         self._scorers: list[profile.Scorer] | None = None  # None until some node is feasible
         self._raw: dict[str, framework.Int64s] = {}  # each (nodes,), of those that normalise
+        self._extremes: dict[str, tuple[int, int]] = {}  # of the feasible rows in each of `_raw`
         self._weighted = np.zeros((0, 0), np.int64)  # (scorers, nodes)
         self._limits = np.zeros((0, 1), np.int64)  # (scorers, 1)
         self._trusted = True
@@ -143,6 +144,16 @@ class PodClass:
                 self._weighted[index, rows] // entry.weight if raw is None else raw[rows]
             )
         return found
+
+    def stands_for(self, feasible: evaluation.Indices) -> bool:
+        """Whether the scores stand where, of the feasible rows, only these are left.
+
+        Normalising looks at all of them, but in the shipped plugins whose scores are kept at none
+        besides the lowest and the highest.
+        """
+        return self._trusted and all(
+            _extremes(raw[feasible]) == self._extremes[name] for name, raw in self._raw.items()
+        )
 
     def _rebuild(self, pod: pods.PodInfo, cluster: snapshot.Snapshot) -> None:
         self._size = len(cluster)
@@ -212,7 +223,7 @@ class PodClass:
             for entry in self._plugins.scorers
             if entry.kept and not evaluation.skips_score(entry, pod, cluster, self.state, feasible)
         ]
-        self._raw = {}
+        self._raw, self._extremes = {}, {}
         self._weighted = np.zeros((len(scorers), self._size), np.int64)
         weights = [[entry.weight] for entry in scorers]
         self._limits = np.array(weights, np.int64).reshape(-1, 1) * framework.MAX_NODE_SCORE
@@ -277,6 +288,7 @@ class PodClass:
         for index, entry in enumerate(scorers):
             raw = self._raw.get(entry.name)
             if raw is not None:
+                self._extremes[entry.name] = _extremes(raw[feasible])
                 weighted = evaluation.weigh(entry, pod, self.state, raw[feasible])
                 self._weighted[index, feasible] = weighted
 
@@ -290,9 +302,13 @@ class PodClass:
         self.total[rows] = np.where(feasible, total, INFEASIBLE)
 
 
+def _extremes(scores: framework.Int64s) -> tuple[int, int]:
+    return int(scores.min()), int(scores.max())
+
+
 def _refuse(scorers: list[profile.Scorer], weighted: framework.Int64s) -> None:
     """Looks for a scorer to blame; (scorers, feasible), for infeasible rows don't matter."""
     for entry, scores in zip(scorers, weighted, strict=True):
         if len(scores):
-            lowest, highest = int(scores.min()), int(scores.max())
+            lowest, highest = _extremes(scores)
             evaluation.check_range(entry, lowest // entry.weight, highest // entry.weight)

@@ -204,6 +204,8 @@ class Decider:
         trying = trial.Trial(pod, plugins, self._cluster, self._promises)
         if known is not None and trying.is_local:
             beside = known.promised.ask(trying, asked)
+            if not (beside.rejected_by.any() or filtered.rejected_by[positions].any()):
+                return filtered  # the very same, of which all scores are known
             return evaluation.overrule(filtered, positions, beside)
         groups = [slice(None)] if trying.is_local else [slice(i, i + 1) for i in range(len(asked))]
         try:
@@ -323,8 +325,8 @@ class Decider:
             for entry in plugins.scorers
             if not entry.kept and not evaluation.skips_score(entry, pod, cluster, state, feasible)
         ]
-        if filtered is known.filtered:
-            return self._choose_among_known(pod, plugins, known, state, feasible, anew)
+        if filtered is known.filtered or known.stands_for(feasible):
+            return self._choose_among_known(pod, plugins, known, filtered, state, feasible, anew)
         scores = known.raw_at(feasible)
         prepared = {entry.name for entry in anew}
         for entry in plugins.scorers:
@@ -339,25 +341,27 @@ class Decider:
         pod: pods.PodInfo,
         plugins: profile.Profile,
         known: classes.PodClass,
+        filtered: evaluation.Filtered,
         state: framework.CycleState,
         feasible: evaluation.Indices,
         anew: Sequence[profile.Scorer],
     ) -> Decision:
-        """The best of the rows that the class knows to be feasible.
+        """The best of the rows that the class knows to be feasible, or of some of them.
 
         Its total stands, and the scorers that have to be asked for every pod add to it.
         """
         cluster = self._cluster
         total = known.total
         added: dict[str, framework.Int64s] = {}
-        if anew:
+        is_part = bool(anew) or filtered is not known.filtered
+        if is_part:
             total = total[feasible]
             for entry in anew:
                 scores = evaluation.score(entry, pod, cluster, state, feasible)
                 added[entry.name] = evaluation.weigh(entry, pod, state, scores)
                 total = total + added[entry.name]
         position = self._pick(total)
-        row = int(feasible[position]) if anew else position
+        row = int(feasible[position]) if is_part else position
         weighted = known.weighted_at(row)
         weighted.update((name, int(scores[position])) for name, scores in added.items())
         return Decision(
@@ -367,7 +371,7 @@ class Decider:
             len(feasible),
             len(cluster),
             state=state,
-            evidence=self._of_class(plugins, known, known.filtered, added),
+            evidence=self._of_class(plugins, known, filtered, added),
         )
 
     def _filter_anew(
@@ -438,7 +442,7 @@ class Decider:
     ) -> explanation.Evidence | None:
         """What to keep of a decision about all nodes, `weighted` being what the class doesn't know.
 
-        That is the scorers asked anew or, where the filters say something else, all of them.
+        That is the scorers asked anew or, where others normalise otherwise, all of them.
         """
         if not self._evidence:
             return None

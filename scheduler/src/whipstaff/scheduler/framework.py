@@ -136,13 +136,15 @@ def reject(
 class Reads(enum.Flag):
     """What of the cluster an answer about a row depends on.
 
-    NODE: the row's node object. PODS: the pods on that node. IMAGES: which nodes hold which images
-    and how many nodes there are. ANYTHING: more than that, or things outside of the snapshot.
+    NODE: the row's node object. PODS: the pods on that node. AMOUNTS: only how many those are and
+    what they ask for together. IMAGES: which nodes hold which images and how many nodes there are.
+    ANYTHING: more than that, or things outside of the snapshot.
     """
 
     NOTHING = 0
     NODE = enum.auto()
     PODS = enum.auto()
+    AMOUNTS = enum.auto()
     IMAGES = enum.auto()
     ANYTHING = enum.auto()
 

@@ -6,13 +6,16 @@ back, and has to be called before anything else happens. Then the rows are as if
 
 Where every filter that has a say looks at its rows only, many rows can be tried at once: a pod that
 is gone from one node makes no difference to another (`is_local`). Otherwise a question is about one
-row. What a filter noted in pre_filter is kept true (`framework.FollowsPods`) or noted anew.
+row. If moreover none looks at more of a row's pods than what they ask for, only that is moved. What
+a filter noted in pre_filter is kept true (`framework.FollowsPods`) or noted anew.
 
 Answers to `RunFilterPluginsWithNominatedPods`, `RunPreFilterExtensionAddPod` and
 `RunPreFilterExtensionRemovePod` in `pkg/scheduler/framework/runtime/framework.go`. A filter that
 pre_filter has left out stays out, as there.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
@@ -62,7 +65,7 @@ class Trial:
         self._pre = evaluation.pre_filter(
             (entry.plugin.name, self._pre_filter(entry.plugin)) for entry in plugins.pre_filters
         )
-        skipped, anything = self._pre.skipped, framework.Reads.ANYTHING.value
+        skipped = self._pre.skipped
         is_refused = self._pre.rejection is not None
         filters = {entry.name for entry in plugins.filters}
         noting = [
@@ -72,10 +75,12 @@ class Trial:
             and entry.plugin.name not in skipped
             and (is_refused or entry.plugin.name in filters)
         ]
-        self.is_local = not noting and not any(
-            entry.reads & anything for entry in plugins.filters if entry.name not in skipped
+        reads = functools.reduce(
+            operator.or_, (entry.reads for entry in plugins.filters if entry.name not in skipped), 0
         )
+        self.is_local = not noting and not reads & framework.Reads.ANYTHING.value
         """Whether many rows can be tried at once."""
+        self._moves_amounts = self.is_local and not reads & framework.Reads.PODS.value
         self._following: list[_FollowingPreFilter] = []
         self._forgetful: list[framework.PreFilterPlugin] = []
         for plugin in noting:
@@ -114,7 +119,7 @@ class Trial:
     def remove(self, others: snapshot.Moved) -> None:
         """Takes pods from the nodes that they name."""
         self._touch(others)
-        self._cluster.set_aside(others)
+        self._cluster.set_aside(others, only_amounts=self._moves_amounts)
         for other in others.pods:
             if self._come.pop(other.uid, None) is None:
                 self._gone[other.uid] = other
@@ -123,7 +128,7 @@ class Trial:
     def add(self, others: snapshot.Moved) -> None:
         """Puts pods on the nodes that they name: such as were removed, or others."""
         self._touch(others)
-        self._cluster.put_in(others)
+        self._cluster.put_in(others, only_amounts=self._moves_amounts)
         for other in others.pods:
             if self._gone.pop(other.uid, None) is None:
                 self._come[other.uid] = other
@@ -134,10 +139,10 @@ class Trial:
         come, gone = list(self._come.values()), list(self._gone.values())
         self._come, self._gone = {}, {}
         if come:
-            self._cluster.set_aside(self._cluster.moved(come))
+            self._cluster.set_aside(self._cluster.moved(come), only_amounts=self._moves_amounts)
             self._undo(REMOVE_POD, come)
         if gone:
-            self._cluster.put_in(self._cluster.moved(gone))
+            self._cluster.put_in(self._cluster.moved(gone), only_amounts=self._moves_amounts)
             self._undo(ADD_POD, gone)
         self._cluster.unmoved(self._before, self._began)
         self._began, self._before = -1, {}

@@ -262,16 +262,30 @@ async def test_events_stand_behind_more_important_work_but_not_without_end(
     apiserver: testing.ControlPlane, namespace: str
 ) -> None:
     busy = True
-    limits: dict[str, Any] = {"qps": 0.1, "burst": 1, "patience": 12, "senders": 4}
+    limits: dict[str, Any] = {"qps": 0.1, "burst": 1, "queue_size": 25, "senders": 4}
     async with _recording(apiserver, is_busy=lambda: busy, **limits) as (connected, recorder):
         for number in range(20):
             recorder.event(_pod(namespace), "Normal", f"Reason{number}", "Acting", "note")
         await asyncio.sleep(1)
-        # One has its turn, three stand in line at their senders, and twelve may wait.
+        # One has its turn, three stand in line at their senders, and half a queue of 25 may wait.
         assert 20 - 12 - 4 <= len(await _events(connected, namespace)) <= 20 - 12 + 1
         busy = False
         await asyncio.sleep(1)
         assert len(await _events(connected, namespace)) == 20
+
+
+@pytest.mark.apiserver
+async def test_events_stand_behind_more_important_work_for_a_while_at_most(
+    apiserver: testing.ControlPlane, namespace: str
+) -> None:
+    limits: dict[str, Any] = {"qps": 0.1, "burst": 1, "patience": 2, "senders": 2}
+    async with _recording(apiserver, is_busy=lambda: True, **limits) as (connected, recorder):
+        for number in range(10):
+            recorder.event(_pod(namespace), "Normal", f"Reason{number}", "Acting", "note")
+        await asyncio.sleep(1)
+        assert len(await _events(connected, namespace)) == 1
+        await asyncio.sleep(2)
+        assert len(await _events(connected, namespace)) == 10
 
 
 @pytest.mark.apiserver

@@ -143,8 +143,8 @@ class Recorder:
         qps: events a second at most, on average; None is without limit.
         burst: events at once at most.
         is_busy: whether there is work that events have to stand behind: the limit in rate counts
-            only then. None is always.
-        patience: how many may wait because of that; what is more is written without a limit.
+            only then, and only for `patience` and half of the queue. None is always.
+        patience: seconds that an event waits because of that; then it is written without a limit.
         queue_size: how many may wait to be written; more are dropped.
         senders: how many are written at the same time.
         retry_period: seconds before another try when the API server can't be reached.
@@ -162,7 +162,7 @@ class Recorder:
         qps: float | None = 50,
         burst: int = 100,
         is_busy: Callable[[], bool] | None = None,
-        patience: int = 1000,
+        patience: float = 60,
         queue_size: int = 1000,
         senders: int = 4,
         retry_period: float = 10,
@@ -312,7 +312,7 @@ class Recorder:
         while True:
             entry = await self._queue.get()
             try:
-                await self._wait_for_turn()
+                await self._wait_for_turn(entry)
                 await self._send(entry)
             finally:
                 self._waiting.discard(entry)
@@ -321,21 +321,23 @@ class Recorder:
                 # It became a series while its first event was on the way.
                 self._enqueue(entry)
 
-    async def _wait_for_turn(self) -> None:
-        if self._bucket is None or self._may_hurry():
+    async def _wait_for_turn(self, entry: Entry) -> None:
+        if self._bucket is None or self._may_hurry(entry):
             return
         turn = self._clock() + self._bucket.reserve(self._clock())
-        while (wait := turn - self._clock()) > 0 and not self._may_hurry():
+        while (wait := turn - self._clock()) > 0 and not self._may_hurry(entry):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._flushing.wait(), min(wait, _LOOK_TIME))
 
-    def _may_hurry(self) -> bool:
+    def _may_hurry(self, entry: Entry) -> bool:
         """Whether the limit in rate doesn't count now."""
         if self._flushing.is_set():
             return True
         if self._is_busy is None:
             return False
-        return self._queue.qsize() > self._patience or not self._is_busy()
+        since = entry.last if entry.sent else entry.first
+        is_late = self._clock() - since > self._patience
+        return is_late or self._queue.qsize() > self._queue.maxsize // 2 or not self._is_busy()
 
     async def _send(self, entry: Entry) -> None:
         for _ in range(_MAX_TRIES):

@@ -80,9 +80,10 @@ OTHER_WRITES = 32
 EVENTS_IN_BURST = 20
 """Events a second in a burst of bindings or evictions. Each costs the API server as much as one of
 those, so the pods are bound first and told of afterwards."""
-EVENTS_PATIENCE = 20_000
-"""How many events may wait for the end of a burst; more are written beside it."""
-EVENTS_WAITING = 200_000
+EVENTS_PATIENCE = 60.0
+"""Seconds that an event may wait for the end of a burst; then it is written beside it."""
+EVENTS_WAITING = 100_000
+"""How many events may wait at all; when half as many do, they are written beside a burst, too."""
 EVENT_SENDERS = 16
 
 RESOURCES = "NodeResourcesFit"

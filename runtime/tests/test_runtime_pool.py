@@ -185,6 +185,17 @@ async def test_the_answer_to_a_request_that_was_given_up_answers_no_other(
     assert (await waiting).body == b"ok"
 
 
+@pytest.mark.parametrize("more", [OK, OK[:30]])
+async def test_what_comes_after_an_answer_answers_no_other_request(
+    server: Server, make_pool: Callable[..., pool.Pool], more: bytes
+) -> None:
+    requests = make_pool()
+    server.script = [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst" + more]
+    assert (await requests.exchange(GET, 5)).body == b"first"
+    assert (await requests.exchange(GET, 5)).body == b"ok"
+    assert len(server.connections) == 2
+
+
 async def test_waiting_for_a_connection_counts_as_time(
     server: Server, make_pool: Callable[..., pool.Pool]
 ) -> None:
@@ -258,7 +269,13 @@ async def test_all_addresses_of_a_name_are_tried(
     assert asked == ["two.example"]
 
 
-async def test_a_name_that_nobody_knows_is_named(make_pool: Callable[..., pool.Pool]) -> None:
+async def test_a_name_that_nobody_knows_is_named(
+    make_pool: Callable[..., pool.Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(pool.UnknownHostError, match=r"cannot resolve the name 'nowhere\.invalid'"):
         await make_pool(host="nowhere.invalid").exchange(GET, 5)
 

@@ -250,6 +250,10 @@ class _Connection(asyncio.Protocol):
 
     # ---- from the parser ---------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._waiting is None:
+            self.is_open = False  # more than was asked for: the next answer might be its rest
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
 

@@ -309,7 +309,7 @@ class Transport:
         extra: Mapping[str, str] | None = None,
     ) -> multidict.CIMultiDict[str]:
         headers = multidict.CIMultiDict(identity)
-        headers["Host"] = self._place.netloc
+        headers["Host"] = self._place.netloc.rpartition("@")[2]
         headers["Accept"] = "application/json"
         headers["Accept-Encoding"] = "identity" if self.connection.loopback else "gzip"
         headers["User-Agent"] = self._user_agent

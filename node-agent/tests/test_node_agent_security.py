@@ -20,7 +20,7 @@ import pytest
 import yarl
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import oid
 
 from whipstaff.cluster import testing
@@ -28,6 +28,8 @@ from whipstaff.node_agent import server
 from whipstaff.runtime import client, config, resources, serving
 
 pytestmark = pytest.mark.apiserver
+
+AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 PATHS = (
     "/pods",
@@ -250,7 +252,7 @@ async def test_who_one_claims_to_be_in_a_header_is_ignored(node: Node, rights: R
 
 def certificate(
     folder: pathlib.Path,
-    authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None,
+    authority: tuple[x509.Certificate, AuthorityKey] | None = None,
     *,
     days: tuple[int, int] = (-1, 1),
     usage: x509.ObjectIdentifier = oid.ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -290,11 +292,11 @@ def certificate(
 
 def clusters_authority(
     apiserver: testing.ControlPlane,
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+) -> tuple[x509.Certificate, AuthorityKey]:
     key = serialization.load_pem_private_key(
         (apiserver.ca.parent / "ca.key").read_bytes(), password=None
     )
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(key, AuthorityKey)
     return x509.load_pem_x509_certificate(apiserver.ca.read_bytes()), key
 
 

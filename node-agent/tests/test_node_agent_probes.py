@@ -316,11 +316,8 @@ async def test_a_closed_port_is_a_failure() -> None:
     assert await look(get(port)) == ("failure", f'Get "{url}": {refused}')
 
 
-async def test_a_name_that_nobody_knows_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+@pytest.mark.usefixtures("no_names")
+async def test_a_name_that_nobody_knows_is_a_failure() -> None:
     port = closed_port()
     result, text = await look(get(port, host="nowhere.invalid"))
     assert result == "failure"

@@ -269,13 +269,8 @@ async def test_all_addresses_of_a_name_are_tried(
     assert asked == ["two.example"]
 
 
-async def test_a_name_that_nobody_knows_is_named(
-    make_pool: Callable[..., pool.Pool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+@pytest.mark.usefixtures("no_names")
+async def test_a_name_that_nobody_knows_is_named(make_pool: Callable[..., pool.Pool]) -> None:
     with pytest.raises(pool.UnknownHostError, match=r"cannot resolve the name 'nowhere\.invalid'"):
         await make_pool(host="nowhere.invalid").exchange(GET, 5)
 

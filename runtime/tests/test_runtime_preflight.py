@@ -3,7 +3,6 @@
 import base64
 import datetime
 import pathlib
-import socket
 import threading
 import time
 from typing import Any
@@ -68,11 +67,8 @@ async def test_nobody_there(unused_tcp_port: int) -> None:
     assert time.monotonic() - began < 2
 
 
-async def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+@pytest.mark.usefixtures("no_names")
+async def test_no_such_host() -> None:
     line = await refused(config.Connection("https://no-such-host.invalid:1", "kubeconfig /k"))
     assert "cannot resolve the name 'no-such-host.invalid' (kubeconfig /k)" in line
 

@@ -181,7 +181,7 @@ class Transport:
                 data=None if body is None else aiohttp.BytesPayload(body),
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(timeout),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=pool.CONNECT_TIMEOUT),
                 server_hostname=self.connection.server_hostname,
                 proxy=self.connection.proxy,
             ) as response,

@@ -105,6 +105,34 @@ async def test_each_point_asks_the_plugins_in_their_order() -> None:
     assert world.permitted == 1
 
 
+class Counting(framework.Plugin):
+    """Only helps to decide, with an array of all nodes, as InterPodAffinity does."""
+
+    name = "Counting"
+
+    def pre_filter(self, state: framework.CycleState, *_: Any) -> None:
+        state[self.name] = state[f"{self.name}/score"] = [0] * 5000
+
+
+async def test_what_was_noted_to_decide_is_let_go_with_the_decision() -> None:
+    world = World()
+    found: list[framework.CycleState] = []
+    world.plugins["First"].reserve = lambda state, *_: found.append(state)  # type: ignore[assignment]
+    counting = Counting()
+    plugins = profile.Profile(
+        "x",
+        {**world.profile.points, "preFilter": ("Counting",)},
+        {},
+        {**world.plugins, "Counting": counting, "PrioritySort": world.profile.queue_sort},
+    )
+    state: framework.CycleState = {"First/volumes": 1, "a key of one's own": 2}
+    counting.pre_filter(state)
+    pod = testing.pod_info("pod").on_node("n")
+    placement = binding_cycle.Placement(plugins, state, pod, world.handle, lambda: None)
+    assert placement.reserve() == framework.SUCCESS
+    assert found == [{"First/volumes": 1, "a key of one's own": 2}]
+
+
 UNDONE = ["unreserve Third", "unreserve Second", "unreserve First"]
 
 

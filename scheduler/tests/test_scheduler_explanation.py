@@ -143,6 +143,24 @@ def test_nodes_that_nobody_asked_about_have_one_reason() -> None:
     assert sheet.absent.reasons == ("node(s) didn't satisfy plugin(s) [NodeAffinity]",)
 
 
+@pytest.mark.parametrize("weight", [1, 2, 3, 327, 328, 1_000_000])
+def test_scores_that_are_asked_anew_are_told_exactly(weight: int) -> None:
+    plugins = profile.build(
+        "x", DEFAULT.points, {**DEFAULT.weights, "PodTopologySpread": weight}, {}
+    )
+    cluster = testing.cluster(nodes())
+    decided = decision.Decider(cluster, random.Random(0), evidence=True).decide(
+        pod_of("spread", 1), plugins
+    )
+    assert decided.evidence is not None
+    assert decided.node is not None
+    sheet = decided.evidence.sheet()
+    position = sheet.names.index(decided.node)
+    assert sheet.total[position] == decided.score
+    row = [name for name, _ in sheet.scorers].index("PodTopologySpread")
+    assert sheet.weighted[row, position] == decided.scores["PodTopologySpread"] == 100 * weight
+
+
 def test_large_weights_are_told_exactly() -> None:
     plugins = profile.build(
         "x", DEFAULT.points, {**DEFAULT.weights, "NodeResourcesFit": 1_000_000}, {}
@@ -169,6 +187,22 @@ def test_a_steady_stream_of_like_pods_takes_little_memory() -> None:
         frames[decided.evidence.frame] = decided.evidence.frame.nbytes
         own += decided.evidence.nbytes
     assert own + sum(frames.values()) < 500 * 2_000
+
+
+def test_pods_that_keep_apart_take_three_bytes_a_node_at_most() -> None:
+    cluster = testing.cluster(
+        [testing.node(f"node-{number}", labels={HOST: f"{number}"}) for number in range(1000)]
+    )
+    decider = decision.Decider(cluster, random.Random(0), evidence=True)
+    sizes = []
+    for number in range(900):
+        pod = pod_of("apart", number)
+        decided = decider.decide(pod, DEFAULT)
+        assert decided.node is not None
+        assert decided.evidence is not None
+        cluster.assume(pod, decided.node)
+        sizes.append(decided.evidence.nbytes)
+    assert 1000 < max(sizes) < 3 * 1000 + 500
 
 
 def test_nothing_is_kept_unless_it_is_wanted() -> None:

@@ -40,7 +40,7 @@ from whipstaff.scheduler import app, configuration, profile, views
 @click.option(
     "--explanation-memory",
     metavar="QUANTITY",
-    default="16Mi",
+    default="8Mi",
     show_default=True,
     help="Memory for what the last decisions rested on; 0 doesn't keep it.",
 )

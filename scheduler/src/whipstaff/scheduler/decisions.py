@@ -22,7 +22,7 @@ from whipstaff.scheduler import explanation
 CAPACITY = 4096
 """How many decisions are kept: the last few seconds of a busy scheduler."""
 
-EVIDENCE_BYTES = 16 << 20
+EVIDENCE_BYTES = 8 << 20
 """How much memory what they rested on may take."""
 
 

@@ -7,7 +7,7 @@ node.
 A table of 5,000 nodes by seven plugins is too much to copy for every pod, and nearly all of it is
 what it was a pod ago. So a class of pods keeps a `Journal`: a `Frame`, which is a compact copy of
 all that the class knows, and after it a step for each decision with the few rows that changed.
-Scores that are asked for every pod are added as columns of two bytes a node. A step costs some
+Scores that are asked for every pod are added as columns of one or two bytes a node. A step costs some
 microseconds and half a kilobyte. Decisions over a few nodes, or of pods that no class is kept of,
 are kept as they are.
 
@@ -27,6 +27,7 @@ Column: TypeAlias = npt.NDArray[np.integer[Any]]
 
 _MAX_STEPS = 1024
 _MAX_STEP_BYTES = 1 << 16
+_NARROWEST = np.iinfo(np.uint8).max // framework.MAX_NODE_SCORE
 _NARROW = np.iinfo(np.int16).max // framework.MAX_NODE_SCORE
 _OVERHEAD = 400  # bytes of a step, or of an evidence, beside what its arrays hold
 
@@ -81,7 +82,19 @@ class _Why(NamedTuple):
     """The verdicts on the rows that were rejected, in their order."""
 
     codes: npt.NDArray[np.int8]
-    reasons: npt.NDArray[np.int32]
+    reasons: Column
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory they take."""
+        return self.codes.nbytes + self.reasons.nbytes
+
+
+class _Rejections(NamedTuple):
+    """What a filter said of the nodes that it was the first to reject, in their order."""
+
+    texts: Sequence[tuple[str, ...]]
+    why: _Why
 
 
 class _Step(NamedTuple):
@@ -199,11 +212,11 @@ def _reasons(
         if column.codes is not None:
             codes[mine] = column.codes[rows][where[mine]]
             reasons[mine] = column.reasons[rows][where[mine]]
-    return _Why(codes, reasons)
+    return _Why(codes, _compact(reasons))
 
 
 def _bytes_of(step: _Step) -> int:
-    why = 0 if step.why is None else step.why.codes.nbytes + step.why.reasons.nbytes
+    why = 0 if step.why is None else step.why.nbytes
     return _OVERHEAD + step.rejected_by.nbytes + step.weighted.nbytes + why
 
 
@@ -254,11 +267,11 @@ class Evidence:
 
     __slots__ = (
         "_absent",
-        "_columns",
         "_filters",
         "_names",
         "_others",
         "_rejected_by",
+        "_rejections",
         "_steps",
         "_weighted",
         "_weights",
@@ -281,9 +294,9 @@ class Evidence:
     ) -> None:
         """What a class knows is in `frame`; the rest is said beside it, or instead of it.
 
-        `filtered` is about all nodes of the frame, or of `names`; its columns that aren't those of
-        `known`, which is what the class knows, are kept and must not change any more. `weighted`
-        are scores of the feasible nodes, by those of `scorers` that have a say.
+        `filtered` is about all nodes of the frame, or of `names`, and must not change any more;
+        of its columns those that aren't `known`'s, which is what the class knows, are looked at.
+        `weighted` are scores of the feasible nodes, by those of `scorers` that have a say.
         """
         self.frame = frame
         self._steps = 0 if frame is None else frame.steps
@@ -292,28 +305,27 @@ class Evidence:
         self._others = others
         self._absent = absent
         self._rejected_by: npt.NDArray[np.int8] | None = None
-        self._columns: dict[int, evaluation.FilterColumn] = {}
+        self._rejections: dict[int, _Rejections] = {}  # by index of the filter
         self.nbytes = _OVERHEAD
         if filtered is not None:
             self._rejected_by = filtered.rejected_by
-            self._columns = {
-                index: column
-                for index, column in enumerate(filtered.columns)
-                if column.codes is not None
-                and (known is None or column is not known.columns[index])
-            }
-            self.nbytes += filtered.rejected_by.nbytes + sum(
-                len(filtered.rejected_by) * 5 for _ in self._columns
-            )
+            self.nbytes += filtered.rejected_by.nbytes
+            for index, column in enumerate(filtered.columns):
+                if column.codes is None or (known and column is known.columns[index]):
+                    continue
+                where = np.flatnonzero(filtered.rejected_by == index + 1)
+                if len(where):
+                    why = _Why(column.codes[where], _compact(column.reasons[where]))
+                    self._rejections[index] = _Rejections(column.texts, why)
+                    self.nbytes += why.nbytes
         self._weighted: dict[str, Column] = {}
         self._weights: dict[str, int] = {}
         for entry in scorers if weighted else ():
             scores = None if weighted is None else weighted.get(entry.name)
             if scores is not None:
-                column = _narrow(entry, scores)
-                self._weighted[entry.name] = column
+                kept = self._weighted[entry.name] = _narrow(entry, scores)
                 self._weights[entry.name] = entry.weight
-                self.nbytes += column.nbytes
+                self.nbytes += kept.nbytes
 
     def sheet(self) -> Sheet:
         """All of it, spelled out."""
@@ -322,11 +334,10 @@ class Evidence:
         texts = list(base.texts)
         if self._rejected_by is not None:
             rejected_by = self._rejected_by
-            for index, column in self._columns.items():
+            for index, rejections in self._rejections.items():
                 where = rejected_by == index + 1
-                if column.codes is not None and where.any():
-                    codes[where], reasons[where] = column.codes[where], column.reasons[where]
-                    texts[index] = column.texts
+                codes[where], reasons[where] = rejections.why
+                texts[index] = rejections.texts
         feasible = rejected_by == 0
         scorers = dict(base.scorers) | self._weights if feasible.any() else {}
         weighted = np.zeros((len(scorers), len(base.names)), np.int64)
@@ -363,6 +374,13 @@ class Evidence:
         )
 
 
+def _compact(reasons: npt.NDArray[np.int32]) -> Column:
+    """Numbers that aren't negative in one or two bytes each, where that is enough."""
+    return reasons.astype(np.min_scalar_type(int(reasons.max(initial=0))))
+
+
 def _narrow(entry: profile.Scorer, scores: framework.Int64s) -> Column:
-    """Two bytes a node where that is enough, as it nearly always is."""
+    """One or two bytes a node where that is enough, as it nearly always is."""
+    if entry.bounded and entry.weight <= _NARROWEST:
+        return scores.astype(np.uint8)
     return scores.astype(np.int16) if entry.bounded and entry.weight <= _NARROW else scores

@@ -45,7 +45,8 @@ ALL_ROWS = slice(None)
 CycleState: TypeAlias = dict[str, Any]
 """What a plugin remembers of an attempt, from pre_filter on, by its name.
 
-Where answers are kept for pods that look alike, so is what pre_filter and pre_score note.
+Where answers are kept for pods that look alike, so is what pre_filter and pre_score note. Once a
+node is chosen, what a plugin noted is let go if it has no Reserve, Permit, PreBind and PostBind.
 """
 
 

@@ -197,6 +197,20 @@ class Profile:
             plugin for plugin in at("postBind") if isinstance(plugin, framework.PostBindPlugin)
         )
         self.signers = tuple(plugin for plugin in by_name.values() if _is_signed(plugin))
+        later = {
+            plugin.name
+            for point in (self.reserves, self.permits, self.pre_binds, self.post_binds)
+            for plugin in point
+        }
+        self._deciding_only = self.plugins.keys() - later
+
+    def is_done_with(self, key: str) -> bool:
+        """Whether nobody looks at this entry of a `CycleState` once a node is chosen.
+
+        It belongs to a plugin without Reserve, Permit, PreBind and PostBind. There may be an array
+        of all nodes in it, and hundreds of pods wait for the answer to their binding.
+        """
+        return key.partition("/")[0] in self._deciding_only
 
 
 def implements(name: str, point: str) -> bool:

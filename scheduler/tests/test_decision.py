@@ -467,6 +467,75 @@ def test_a_plugin_that_says_what_it_reads_is_asked_once_for_pods_that_look_alike
     assert own.asked[2:] == [["b"]]
 
 
+class Roomy(Signed):
+    """Prefers nodes with few pods, and promises to look at nothing else."""
+
+    name = "Roomy"
+    score_reads = framework.Reads.CAPACITY | framework.Reads.AMOUNTS
+
+    def score(self, state: Any, pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: Any) -> Any:
+        self.asked.append(sorted(np.array(cluster.names)[rows].tolist()))
+        return 100 - cluster.pod_counts[rows]
+
+
+def roomy(monkeypatch: pytest.MonkeyPatch) -> tuple[Roomy, profile.Profile]:
+    """A plugin that counts as shipped: others are held to 0..100 each time."""
+    own = Roomy(0)
+    monkeypatch.setitem(profile.plugins.BUILT, own.name, Roomy)
+    return own, with_plugins(own)
+
+
+def test_a_node_as_full_as_another_was_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, plugins = roomy(monkeypatch)
+    cluster = testing.cluster([*map(testing.node, "abc"), testing.node("big", cpu="9")])
+    decider = decision.Decider(cluster, random.Random(0))
+
+    def asked(number: int, node: str) -> list[list[str]]:
+        """About whom after a pod was placed on `node`; the best score stays right."""
+        cluster.assume(testing.pod_info(f"p{number}", {"cpu": "100m"}), node)
+        own.asked.clear()
+        pod = testing.pod_info("next", {"cpu": "100m"})
+        found = decider.decide(pod, plugins)
+        assert found.scores == decide(cluster, pod, plugins).scores
+        return own.asked[:-1]
+
+    assert decide(cluster, testing.pod_info("first", {"cpu": "100m"}), plugins).node
+    assert asked(0, "a") == [["a", "b", "big", "c"]]
+    assert asked(1, "a") == [["a"]]
+    assert asked(2, "b") == [["b"]]
+    assert asked(3, "c") == []
+    assert asked(4, "b") == []
+    assert asked(5, "big") == [["big"]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_known_of_nodes_that_are_alike_is_what_asking_gives(seed: int) -> None:
+    rng = random.Random(seed)
+    sizes = {f"node-{number}": rng.choice(["1", "2"]) for number in range(20)}
+    cluster = testing.cluster([testing.node(name, cpu=cpu) for name, cpu in sizes.items()])
+    decider = decision.Decider(cluster, random.Random(seed))
+    kinds = [{"cpu": "100m"}, {"cpu": "300m", "memory": "1Gi"}, {}]
+    placed: list[str] = []
+    for number in range(250):
+        chance = rng.random()
+        if chance < 0.1 and placed:
+            cluster.remove_pod(placed.pop(rng.randrange(len(placed))))
+        elif chance < 0.13:
+            name = rng.choice(list(sizes))
+            cluster.upsert_node(testing.node(name, cpu=rng.choice(["1", "2"])))
+        pod = testing.pod_info(f"p{number}", rng.choice(kinds))
+        state = rng.getstate()
+        decider._rng.setstate(state)
+        found = decider.decide(pod, DEFAULT)
+        fresh = random.Random()
+        fresh.setstate(state)
+        expected = decision.Decider(cluster, fresh).decide(pod, DEFAULT)
+        assert (found.node, found.scores) == (expected.node, expected.scores)
+        assert found.feasible == expected.feasible
+        if found.node is not None:
+            placed.append(cluster.assume(pod, found.node).uid)
+
+
 def test_a_kept_score_out_of_range_is_refused_where_it_matters() -> None:
     class Wrong(Signed):
         def score(self, state: Any, pod: Any, cluster: snapshot.Snapshot, rows: Any) -> Any:

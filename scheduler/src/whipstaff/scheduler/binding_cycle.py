@@ -79,9 +79,7 @@ class Placement:
         self.is_permitted = False
         """Whether all that can make it unschedulable is behind it."""
         self._plugins = plugins
-        self._state = {
-            key: noted for key, noted in state.items() if not plugins.is_done_with(key)
-        }
+        self._state = {key: noted for key, noted in state.items() if not plugins.is_done_with(key)}
         self._handle = handle
         self._permitted = permitted
         self._waiting: WaitingPod | None = None

@@ -3,14 +3,15 @@
 No loop runs here. A `PodClass` is owned by the decider and holds, for one profile, what the plugins
 that allow it answered for every node. Before a decision it is brought up to date: rows whose node
 or pods changed since the last time are asked about again, which after an ordinary placement is one
-row out of thousands. Normalised scores depend on all feasible nodes, so they are worked out anew
+row out of thousands. Nobody is asked where only what the pods take counts and another node of that
+size was as full before. Normalised scores depend on all feasible nodes, so they are worked out anew
 whenever a node became feasible, stopped being so, or changed its score.
 
 The result is that of `evaluation.filter_rows` and `score_rows` over all rows; a Hypothesis test
 says so. Answers to upstream's opportunistic batching (`runtime/batch.go`) in purpose, not in form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,11 @@ from whipstaff.scheduler import (
 INFEASIBLE = -1
 
 _UNNOTED = 16
+_FILLINGS_KEPT = 4096
 
-_NODE = framework.Reads.NODE.value
+_NODE = (framework.Reads.NODE | framework.Reads.CAPACITY).value
 _PODS = (framework.Reads.PODS | framework.Reads.AMOUNTS).value
+_AMOUNTS = (framework.Reads.CAPACITY | framework.Reads.AMOUNTS).value
 _IMAGES = framework.Reads.IMAGES.value
 _NO_ROWS = np.zeros(0, np.intp)
 
@@ -104,6 +107,10 @@ class PodClass:
         self._weighted = np.zeros((0, 0), np.int64)  # (scorers, nodes)
         self._limits = np.zeros((0, 1), np.int64)  # (scorers, 1)
         self._trusted = True
+        # What the scorers that look at pods say of a row where the pod fits, by the row's amounts;
+        # None if something else than the amounts matters.
+        self._by_amounts: dict[Hashable, tuple[int, ...]] | None = None
+        self._weighing_amounts: list[int] = []  # which scorers those are
         self._journal = explanation.Journal(plugins)
         self._changed: list[framework.Rows] = []  # what the journal hasn't noted yet
         self.promised = promised_rows.PromisedRows()
@@ -116,10 +123,13 @@ class PodClass:
         if len(cluster) == self._size and cluster.version == self._version:
             return
         since, self._version = self._version, -1
-        if since >= 0 and len(cluster) == self._size:
-            self._update(pod, cluster, _Changes(cluster, since))
-        else:
+        if since < 0 or len(cluster) != self._size:
             self._rebuild(pod, cluster)
+        elif (row := cluster.only_change(since)) < 0:
+            self._update(pod, cluster, _Changes(cluster, since))
+        elif not self._recall(row, cluster):
+            self._update(pod, cluster, _Changes(cluster, since))
+            self._remember(row, cluster)
         self._version = cluster.version
 
     def noted(self, names: Sequence[str]) -> explanation.Frame:
@@ -182,9 +192,51 @@ class PodClass:
                 combined = framework.ALL_ROWS
         elif self._score_changes(self._scorers, pod, cluster, changes, moved):
             combined = framework.ALL_ROWS
-        self._changed.append(combined)
+        self._note_changed(combined)
+
+    def _note_changed(self, rows: framework.Rows) -> None:
+        self._changed.append(rows)
         if len(self._changed) > _UNNOTED:
             self._changed = [framework.ALL_ROWS]
+
+    def _recall(self, row: int, cluster: snapshot.Snapshot) -> bool:
+        """Brings up to date a row whose pods changed, if one like it is known; whether it was."""
+        if self._by_amounts is None or self.filtered.rejected_by[row]:
+            return False
+        scores = self._by_amounts.get(cluster.amounts(row))
+        if scores is None:
+            return False
+        weighted = self._weighted[:, row]
+        gained = 0
+        for index, score in zip(self._weighing_amounts, scores, strict=True):
+            gained += score - int(weighted[index])
+            weighted[index] = score
+        self.total[row] += gained
+        self._note_changed(slice(row, row + 1))
+        return True
+
+    def _remember(self, row: int, cluster: snapshot.Snapshot) -> None:
+        """Keeps what was found of a row for the next that is like it."""
+        if self._by_amounts is None or self.filtered.rejected_by[row]:
+            return
+        if len(self._by_amounts) >= _FILLINGS_KEPT:
+            self._by_amounts.clear()
+        scores = self._weighted[self._weighing_amounts, row].tolist()
+        self._by_amounts[cluster.amounts(row)] = tuple(scores)
+
+    def _look_for_amounts(self, scorers: Sequence[profile.Scorer]) -> None:
+        """Finds out whether of the pods on a row only the amounts matter."""
+        filters = [
+            entry.reads
+            for entry in self._plugins.filters
+            if entry.kept and entry.name not in self.pre.skipped and entry.reads & _PODS
+        ]
+        looking = [index for index, entry in enumerate(scorers) if entry.reads & _PODS]
+        reads = filters + [scorers[index].reads for index in looking]
+        comparing = any(scorers[index].normalize is not None for index in looking)
+        is_enough = self._trusted and not comparing and not any(each & ~_AMOUNTS for each in reads)
+        self._by_amounts = {} if is_enough else None
+        self._weighing_amounts = looking
 
     def _filter(
         self, index: int, pod: pods.PodInfo, cluster: snapshot.Snapshot, rows: framework.Rows
@@ -234,6 +286,7 @@ class PodClass:
         self._normalize(scorers, pod)
         self._sum(scorers, framework.ALL_ROWS)
         self._scorers = scorers
+        self._look_for_amounts(scorers)
 
     def _score_changes(
         self,

@@ -7,9 +7,9 @@ node.
 A table of 5,000 nodes by seven plugins is too much to copy for every pod, and nearly all of it is
 what it was a pod ago. So a class of pods keeps a `Journal`: a `Frame`, which is a compact copy of
 all that the class knows, and after it a step for each decision with the few rows that changed.
-Scores that are asked for every pod are added as columns of one or two bytes a node. A step costs some
-microseconds and half a kilobyte. Decisions over a few nodes, or of pods that no class is kept of,
-are kept as they are.
+Scores that are asked for every pod are added as columns of one or two bytes a node. A step costs
+some microseconds and half a kilobyte. Decisions over a few nodes, or of pods that no class is kept
+of, are kept as they are.
 
 Answers to nothing upstream, where a placement's scores are only in logs at verbosity 10.
 """

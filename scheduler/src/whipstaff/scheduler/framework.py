@@ -137,13 +137,18 @@ def reject(
 class Reads(enum.Flag):
     """What of the cluster an answer about a row depends on.
 
-    NODE: the row's node object. PODS: the pods on that node. AMOUNTS: only how many those are and
-    what they ask for together. IMAGES: which nodes hold which images and how many nodes there are.
-    ANYTHING: more than that, or things outside of the snapshot.
+    NODE: the row's node object. CAPACITY: only what it has for pods, and how many it takes. PODS:
+    the pods on that node. AMOUNTS: only how many those are and what they ask for together. IMAGES:
+    which nodes hold which images and how many nodes there are. ANYTHING: more than that, or things
+    outside of the snapshot.
+
+    What reads no more than CAPACITY and AMOUNTS has the same answer for each node of one size that
+    is as full: see `Snapshot.amounts`.
     """
 
     NOTHING = 0
     NODE = enum.auto()
+    CAPACITY = enum.auto()
     PODS = enum.auto()
     AMOUNTS = enum.auto()
     IMAGES = enum.auto()

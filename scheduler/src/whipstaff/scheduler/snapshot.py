@@ -22,7 +22,7 @@ keeps a set and so frees a port that two pods hold as soon as one of them goes.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class Snapshot:
         self._size = 0
         self.version = 0
         self.last_node_version = 0
+        self._last_touch = (0, -1)  # the version at which the pods of a row changed, and the row
         self.images_version = 0
         self._surprises: dict[str, int] = {}  # by name of node: the version of the last one
         """Grows when the number of nodes changes, or which of them hold which images."""
@@ -226,6 +227,21 @@ class Snapshot:
         """How many volumes of CSI drivers each node has, and takes; up to date for now."""
         self._attached_volumes.refresh(self)
         return self._attached_volumes
+
+    def amounts(self, row: int) -> Hashable:
+        """Equal for rows whose nodes have as much for pods, and whose pods take as much of it."""
+        return (
+            self._allocatable[row].tobytes(),
+            self._requested[row].tobytes(),
+            self._nonzero_requested[row].tobytes(),
+            int(self._allowed_pods[row]),
+            int(self._pod_counts[row]),
+        )
+
+    def only_change(self, since: int) -> int:
+        """The row whose pods changed after a version, if nothing else did; otherwise -1."""
+        version, row = self._last_touch
+        return row if version == self.version == since + 1 else -1
 
     def size_of(self, rows: framework.Rows) -> int:
         """How many rows `rows` means."""
@@ -598,6 +614,7 @@ class Snapshot:
     def _touch_pods(self, row: int) -> None:
         self.version += 1
         self._pods_version[row] = self.version
+        self._last_touch = (self.version, row)
 
     def _account(self, row: int, pod: pods.PodInfo, sign: int) -> None:
         """Adds a pod to the sums of a row, or with sign -1 takes it away."""

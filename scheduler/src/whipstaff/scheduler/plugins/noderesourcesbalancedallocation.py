@@ -22,7 +22,7 @@ class NodeResourcesBalancedAllocation(framework.Plugin):
     """Scores by how far apart the shares in use of the resources are, before and after."""
 
     name = "NodeResourcesBalancedAllocation"
-    score_reads = framework.Reads.NODE | framework.Reads.AMOUNTS
+    score_reads = framework.Reads.CAPACITY | framework.Reads.AMOUNTS
 
     def __init__(
         self,

@@ -74,8 +74,8 @@ class NodeResourcesFit(framework.Plugin):
     """Filters by what is free, scores by what is in use."""
 
     name = "NodeResourcesFit"
-    filter_reads = framework.Reads.NODE | framework.Reads.AMOUNTS
-    score_reads = framework.Reads.NODE | framework.Reads.AMOUNTS
+    filter_reads = framework.Reads.CAPACITY | framework.Reads.AMOUNTS
+    score_reads = framework.Reads.CAPACITY | framework.Reads.AMOUNTS
 
     def __init__(
         self,

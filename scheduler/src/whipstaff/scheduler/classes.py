@@ -29,7 +29,7 @@ from whipstaff.scheduler import (
 INFEASIBLE = -1
 
 _UNNOTED = 16
-_FILLINGS_KEPT = 4096
+_FILLINGS_KEPT = 512
 
 _NODE = (framework.Reads.NODE | framework.Reads.CAPACITY).value
 _PODS = (framework.Reads.PODS | framework.Reads.AMOUNTS).value

@@ -41,7 +41,7 @@ format: setup ## Format and mend what can be mended
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-bench: setup ## The scheduler against the stock kube-scheduler (ARGS="--workload all": every workload of scheduler_perf)
+bench: setup ## The scheduler against the stock kube-scheduler (half an hour; ARGS="--workload SchedulingBasic": one workload)
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-controllers: setup ## The controllers against the stock kube-controller-manager, with and without its limits

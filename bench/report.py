@@ -59,22 +59,48 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table: pods/s and their ratio to stock, CPU times, peak RSS, create to bind."""
-    stock = {(r.workload, r.arrival): r for r in results if r.scheduler == "kube-scheduler"}
-    columns = ("workload", "arrival", "nodes", "pods", "scheduler", "pods/s", "ratio")
+    """A Markdown table of what each scheduler did.
+
+    Pods/s, also beside those of the stock scheduler and of a client that only binds in the same
+    part of the run, CPU times, peak RSS, and the time from creation to binding.
+    """
+    columns = ("workload", "arrival", "nodes", "pods", "scheduler", "pods/s", "ratio", "of binding")
     costs = ("CPU ms/pod", "settled", "API server + etcd", "RSS MB", "p50", "p99")
     lines = [f"| {' | '.join(columns + costs)} |", "|---" * len(columns + costs) + "|"]
-    for r in results:
-        base = stock.get((r.workload, r.arrival))
-        rate = r.pods / r.seconds
-        ratio = f"{rate * base.seconds / base.pods:.2f}" if base and r.arrival != "idle" else "-"
-        waits = f"{_wait(r.latency_p50)} | {_wait(r.latency_p99)}"
-        lines.append(
-            f"| {r.workload} | {r.arrival} | {r.nodes} | {r.pods} | {r.scheduler} | {rate:.0f} "
-            f"| {ratio} | {r.cpu_ms_per_pod:.2f} | {r.settled_cpu_ms_per_pod:.2f} "
-            f"| {r.plane_ms_per_pod:.2f} | {r.peak_rss_mb:.0f} | {waits} |"
-        )
+    for part in _parts(results):
+        for r in part.values():
+            ratio = _beside(r, part.get("kube-scheduler"), ".2f")
+            share = _beside(r, part.get("binds only"), ".0%")
+            waits = f"{_wait(r.latency_p50)} | {_wait(r.latency_p99)}"
+            lines.append(
+                f"| {r.workload} | {r.arrival} | {r.nodes} | {r.pods} | {r.scheduler} "
+                f"| {_rate(r):.0f} | {ratio} | {share} "
+                f"| {r.cpu_ms_per_pod:.2f} | {r.settled_cpu_ms_per_pod:.2f} "
+                f"| {r.plane_ms_per_pod:.2f} | {r.peak_rss_mb:.0f} | {waits} |"
+            )
     return "\n".join(lines)
+
+
+def _parts(results: Sequence[Result]) -> list[dict[str, Result]]:
+    """By scheduler, those that had the same to do one after the other."""
+    parts: list[dict[str, Result]] = []
+    before: object = None
+    for r in results:
+        work = (r.workload, r.arrival, r.nodes)
+        if work != before or r.scheduler in parts[-1]:
+            parts.append({})
+        parts[-1][r.scheduler] = r
+        before = work
+    return parts
+
+
+def _rate(r: Result) -> float:
+    return r.pods / r.seconds
+
+
+def _beside(r: Result, other: Result | None, form: str) -> str:
+    """The ratio of the rates; nothing where pods come at a rate of their own."""
+    return "-" if other is None or r.arrival == "idle" else format(_rate(r) / _rate(other), form)
 
 
 def _wait(seconds: float) -> str:

@@ -215,6 +215,25 @@ async def test_the_pod_waits_until_the_last_victim_is_seen_to_go(world: World) -
     assert world.activated == []  # the end of the victims will have it tried again
 
 
+async def test_the_pod_waits_for_a_watch_that_is_later_than_the_answer(world: World) -> None:
+    world.evictor.start(world.high, "node-a", world.victims("one", "last"))
+    await world.finish()
+    assert world.server.requests[-1] == ("delete", "last")
+    assert world.evictor.is_preempting(world.high.uid)
+    world.is_gone("one")
+    assert world.evictor.is_preempting(world.high.uid)
+    world.leaves("last")
+    assert not world.evictor.is_preempting(world.high.uid)
+
+
+async def test_nobody_waits_for_a_pod_that_was_only_called_off_to_go(world: World) -> None:
+    victims = world.victims("on-its-way")
+    world.on_their_way.update(victim.uid for victim in victims)
+    world.evictor.start(world.high, "node-a", victims)
+    await world.finish()
+    assert not world.evictor.is_preempting(world.high.uid)
+
+
 async def test_who_is_on_its_way_out_already_is_left_in_peace(world: World) -> None:
     victims = world.victims("leaving", "low")
     world.leaves("leaving")

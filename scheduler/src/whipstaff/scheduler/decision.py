@@ -165,6 +165,7 @@ class Decider:
         pod: pods.PodInfo,
         plugins: profile.Profile,
         filtered: evaluation.Filtered,
+        pre: evaluation.PreFiltered,
         rows: evaluation.Indices | None = None,
         known: classes.PodClass | None = None,
     ) -> evaluation.Filtered:
@@ -183,16 +184,16 @@ class Decider:
             return filtered
         positions = np.array(promised) if rows is None else np.flatnonzero(np.isin(rows, promised))
         feasible = filtered.rejected_by[positions] == 0
-        filtered = self._try_beside(pod, plugins, filtered, positions[feasible], rows, known)
+        trying = trial.Trial(pod, plugins, self._cluster, self._promises, pre)
+        filtered = self._try_beside(trying, filtered, positions[feasible], rows, known)
         if filtered.rejected_by.all():
             others = positions[~feasible]
-            filtered = self._try_beside(pod, plugins, filtered, others, rows, known)
+            filtered = self._try_beside(trying, filtered, others, rows, known)
         return filtered
 
     def _try_beside(
         self,
-        pod: pods.PodInfo,
-        plugins: profile.Profile,
+        trying: trial.Trial,
         filtered: evaluation.Filtered,
         positions: evaluation.Indices,
         rows: evaluation.Indices | None,
@@ -201,7 +202,6 @@ class Decider:
         if not len(positions):
             return filtered
         asked = positions if rows is None else rows[positions]
-        trying = trial.Trial(pod, plugins, self._cluster, self._promises)
         if known is not None and trying.is_local:
             beside = known.promised.ask(trying, asked)
             if not (beside.rejected_by.any() or filtered.rejected_by[positions].any()):
@@ -292,7 +292,7 @@ class Decider:
             _ask_pre_filter(entry, state, pod, cluster)
         filtered = evaluation.filter_rows(plugins, pod, cluster, state, pre.skipped, rows)
         if len(self._promises):
-            filtered = self._leave_room(pod, plugins, filtered, rows)
+            filtered = self._leave_room(pod, plugins, filtered, pre, rows)
         feasible = rows[filtered.rejected_by == 0]
         if not len(feasible):
             names = [cluster.names[row] for row in rows.tolist()]
@@ -314,7 +314,7 @@ class Decider:
         cluster = self._cluster
         filtered = self._filter_anew(pod, plugins, known, state, pre)
         if len(self._promises):
-            filtered = self._leave_room(pod, plugins, filtered, known=known)
+            filtered = self._leave_room(pod, plugins, filtered, pre, known=known)
         feasible = np.flatnonzero(filtered.rejected_by == 0)
         if not len(feasible):
             evidence = self._of_class(plugins, known, filtered)

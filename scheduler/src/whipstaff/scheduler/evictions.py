@@ -4,8 +4,9 @@ Its loop: one task a preemptor. It takes the promise of the node back from pods 
 that wait for it, then evicts the victims: each gets a condition in its status that says why, is
 deleted, and an event tells of it. The last victim goes last and alone, so that the preemptor can be
 tried again as soon as that one is seen to go, whether or not the answer has come yet. Until then
-`is_preempting` keeps it out of the active queue. If something fails, the preemptor is tried again
-at once, and finds out anew what would help.
+`is_preempting` keeps it out of the active queue: also if the answer comes first, where upstream
+lets the preemptor be tried, and evict more, while the watch still shows a victim in its way. If
+something fails, the preemptor is tried again at once, and finds out anew what would help.
 
 A victim that is only on its way to the node, held back by Permit or with PreBind at work, isn't
 deleted: its way ends there, and it is tried again.
@@ -47,6 +48,8 @@ class _Preemption:
     victims: Sequence[pods.PodInfo]
     last: pods.PodInfo | None = None
     """The last victim, once it is its turn."""
+    deleted: list[pods.PodInfo] = dataclasses.field(default_factory=list)
+    """The victims that the API server knows to be gone, or on their way out."""
 
 
 class Evictor:
@@ -83,6 +86,8 @@ class Evictor:
         self._clock = clock
         self._now = now
         self._under_way: dict[str, _Preemption] = {}  # by the preemptor's uid
+        # Those whose deletion the watch has yet to show, by the uid of the pod they went for.
+        self._unseen: dict[str, list[pods.PodInfo]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -92,9 +97,9 @@ class Evictor:
     def is_preempting(self, uid: str) -> bool:
         """Whether evictions for the pod of that uid still have to be waited for."""
         preemption = self._under_way.get(uid)
-        if preemption is None:
-            return False
-        return preemption.last is None or self._is_there(preemption.last)
+        if preemption is not None:
+            return preemption.last is None or self._is_there(preemption.last)
+        return any(map(self._is_there, self._unseen.get(uid, ())))
 
     def start(
         self, preemptor: pods.PodInfo, node_name: str, victims: Sequence[pods.PodInfo]
@@ -136,18 +141,30 @@ class Evictor:
     async def _run(self, preemption: _Preemption) -> None:
         started = self._clock()
         preemptor = preemption.preemptor
+        worked = False
         try:
             self._take_promises_back(preemption)
             worked = await self._evict_all(preemption)
         finally:
             if self._under_way.get(preemptor.uid) is preemption:
                 del self._under_way[preemptor.uid]
+                self._wait_for_the_watch(preemption, worked)
         result = metrics.SUCCEEDED if worked else metrics.ERROR
         self._measured.preemption_runs[result,] += 1
         self._measured.preemption_duration.observe(self._clock() - started, result)
         if not worked or not any(self._is_counted(victim) for victim in preemption.victims):
             # Nothing will be seen to go any more that could have it tried again.
             self._activate([preemptor])
+
+    def _wait_for_the_watch(self, preemption: _Preemption, worked: bool) -> None:
+        """Until it shows the last deletion a try would find a victim that is gone in the way."""
+        if worked:
+            self._unseen[preemption.preemptor.uid] = preemption.deleted
+        self._unseen = {
+            uid: deleted
+            for uid, deleted in self._unseen.items()
+            if any(map(self._is_there, deleted))
+        }
 
     def _is_counted(self, pod: pods.PodInfo) -> bool:
         """Whether the watch still has to show that the pod is gone."""
@@ -196,6 +213,8 @@ class Evictor:
             failures.append(error)
             _log.warning("eviction failed", pod=preemptor.key, victim=victim.key, error=str(error))
             return
+        if not called_off:
+            preemption.deleted.append(victim)
         if evicted:
             _log.debug("evicted", pod=preemptor.key, victim=victim.key, node=preemption.node)
             note = f"Preempted by pod {preemptor.uid} on node {preemption.node}"

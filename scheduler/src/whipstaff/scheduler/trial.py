@@ -56,25 +56,23 @@ class Trial:
         plugins: profile.Profile,
         cluster: snapshot.Snapshot,
         promises: nominator.Nominator,
+        pre: evaluation.PreFiltered | None = None,
     ) -> None:
+        """`pre` is what the pre_filters answered just now, if they were asked.
+
+        They are asked again only if they noted something that moving pods may change or, for what
+        they note of the pod, when something is tried.
+        """
         self.pod = pod
         self._plugins = plugins
         self._cluster = cluster
         self._promises = promises
         self._state: framework.CycleState = {}
-        self._pre = evaluation.pre_filter(
-            (entry.plugin.name, self._pre_filter(entry.plugin)) for entry in plugins.pre_filters
-        )
+        self._has_noted = pre is None or bool(_noting(plugins, pre))
+        self._pre = self._ask_pre_filters() if self._has_noted or pre is None else pre
         skipped = self._pre.skipped
         is_refused = self._pre.rejection is not None
-        filters = {entry.name for entry in plugins.filters}
-        noting = [
-            entry.plugin
-            for entry in plugins.pre_filters
-            if not entry.kept
-            and entry.plugin.name not in skipped
-            and (is_refused or entry.plugin.name in filters)
-        ]
+        noting = _noting(plugins, self._pre)
         reads = functools.reduce(
             operator.or_, (entry.reads for entry in plugins.filters if entry.name not in skipped), 0
         )
@@ -151,6 +149,8 @@ class Trial:
 
     def run(self, rows: evaluation.Indices) -> evaluation.Filtered:
         """What the filters say of `rows`, with the pods as they are now; promises don't count."""
+        if not self._has_noted:
+            self._note_of_pod()
         if self._is_stale:
             self._note_anew()
         skipped = self._pre.skipped | {name for name, _ in self._anew}
@@ -237,6 +237,19 @@ class Trial:
             self._forgetful.extend(self._following)
             self._following = []
 
+    def _ask_pre_filters(self) -> evaluation.PreFiltered:
+        return evaluation.pre_filter(
+            (entry.plugin.name, self._pre_filter(entry.plugin))
+            for entry in self._plugins.pre_filters
+        )
+
+    def _note_of_pod(self) -> None:
+        """Has those pre_filters note what they do that look at nothing but the pod."""
+        for entry in self._plugins.pre_filters:
+            if entry.kept:
+                self._pre_filter(entry.plugin)
+        self._has_noted = True
+
     def _pre_filter(self, plugin: framework.PreFilterPlugin) -> evaluation.PreFilterAnswer:
         question, doing = plugin.pre_filter, evaluation.PRE_FILTER
         arguments = (self._state, self.pod, self._cluster)
@@ -266,6 +279,21 @@ class Trial:
         part = evaluation.Filtered(np.full(len(fitting), np.int8(index + 1)), [column] * len(names))
         merged = evaluation.overrule(filtered, fitting, part)
         filtered.rejected_by, filtered.columns = merged.rejected_by, merged.columns
+
+
+def _noting(
+    plugins: profile.Profile, pre: evaluation.PreFiltered
+) -> list[framework.PreFilterPlugin]:
+    """The plugins whose notes of the cluster matter to the filters."""
+    noting = [
+        entry.plugin
+        for entry in plugins.pre_filters
+        if not entry.kept and entry.plugin.name not in pre.skipped
+    ]
+    if not noting or pre.rejection is not None:
+        return noting
+    filters = {entry.name for entry in plugins.filters}
+    return [plugin for plugin in noting if plugin.name in filters]
 
 
 def yields_to(pod: pods.PodInfo, other: pods.PodInfo) -> bool:

@@ -39,7 +39,13 @@ PARTS = (
     *(_part(name, "stream", **_OTHER_SIZES.get(name, _SMALL)) for name in workloads.WORKLOADS),
     *(
         _part("SchedulingBasic", "backlog", nodes=nodes, init_pods=500, pods=pods)
-        for nodes, pods in ((500, 3000), (1000, 3000), (5000, 10000), (15000, 3000), (5000, 50000))
+        for nodes, pods in (
+            (500, 10000),
+            (1000, 10000),
+            (5000, 10000),
+            (15000, 10000),
+            (5000, 50000),
+        )
     ),
     _part("SchedulingBasic", "idle", init_pods=500),
 )

@@ -36,7 +36,8 @@ from bench import machine, report, run, suite, workloads
     "schedulers",
     multiple=True,
     type=click.Choice(sorted(run.SCHEDULERS)),
-    help=f"Who takes part.  [default: {', '.join(suite.EVERYBODY)}]",
+    default=tuple(run.SCHEDULERS),
+    show_default=True,
 )
 @click.option(
     "--arrival",
@@ -67,10 +68,9 @@ def main(
     if not names and (given or arrivals):
         raise click.UsageError("sizes and arrivals are those of a --workload: name one, or 'all'")
     parts = _chosen(names, arrivals or ("backlog", "stream"), given) if names else suite.PARTS
-    output.parent.mkdir(parents=True, exist_ok=True)
     results: list[report.Result] = []
     for number, part in enumerate(parts, 1):
-        for scheduler in schedulers or part.schedulers:
+        for scheduler in schedulers:
             click.echo(f"part {number} of {len(parts)}", err=True)
             results.append(uvloop.run(run.measure(part.workload, scheduler, part.arrival)))
             machine.record("python -m bench", results, output)

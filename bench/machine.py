@@ -38,7 +38,7 @@ def record(
     Args:
         command: the command without its arguments.
         results: what the runs came to.
-        output: the file.
+        output: the file; its folder is made if need be.
         more: what else is to be put down.
     """
     made = {
@@ -49,6 +49,7 @@ def record(
         "results": [dataclasses.asdict(result) for result in results],
     }
     if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return made
 

@@ -8,11 +8,9 @@ mostly several times as many: `--workload` runs the workloads in their own sizes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from bench import report, workloads
-
-EVERYBODY = ("kube-scheduler", "whipstaff", "binds only")
 
 _OTHER_SIZES: Mapping[str, Mapping[str, int]] = {
     "PreemptionBasic": {},
@@ -24,11 +22,10 @@ _SMALL = {"init_pods": 500, "pods": 2000}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """One workload, with pods that come in one way, for some schedulers in turn."""
+    """One workload, with pods that come in one way."""
 
     workload: workloads.Workload
     arrival: report.Arrival
-    schedulers: Sequence[str] = EVERYBODY
 
 
 def _part(name: str, arrival: report.Arrival, **sizes: int) -> Part:

@@ -478,15 +478,11 @@ class Roomy(Signed):
         return 100 - cluster.pod_counts[rows]
 
 
-def roomy(monkeypatch: pytest.MonkeyPatch) -> tuple[Roomy, profile.Profile]:
-    """A plugin that counts as shipped: others are held to 0..100 each time."""
-    own = Roomy(0)
-    monkeypatch.setitem(profile.plugins.BUILT, own.name, Roomy)
-    return own, with_plugins(own)
-
-
 def test_a_node_as_full_as_another_was_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, plugins = roomy(monkeypatch)
+    own = Roomy(0)
+    # As if it were shipped: others are held to 0..100 each time.
+    monkeypatch.setitem(profile.plugins.BUILT, own.name, Roomy)
+    plugins = with_plugins(own)
     cluster = testing.cluster([*map(testing.node, "abc"), testing.node("big", cpu="9")])
     decider = decision.Decider(cluster, random.Random(0))
 
@@ -513,7 +509,8 @@ def test_what_is_known_of_nodes_that_are_alike_is_what_asking_gives(seed: int) -
     rng = random.Random(seed)
     sizes = {f"node-{number}": rng.choice(["1", "2"]) for number in range(20)}
     cluster = testing.cluster([testing.node(name, cpu=cpu) for name, cpu in sizes.items()])
-    decider = decision.Decider(cluster, random.Random(seed))
+    chosen_by = random.Random(seed)
+    decider = decision.Decider(cluster, chosen_by)
     kinds = [{"cpu": "100m"}, {"cpu": "300m", "memory": "1Gi"}, {}]
     placed: list[str] = []
     for number in range(250):
@@ -524,11 +521,9 @@ def test_what_is_known_of_nodes_that_are_alike_is_what_asking_gives(seed: int) -
             name = rng.choice(list(sizes))
             cluster.upsert_node(testing.node(name, cpu=rng.choice(["1", "2"])))
         pod = testing.pod_info(f"p{number}", rng.choice(kinds))
-        state = rng.getstate()
-        decider._rng.setstate(state)
-        found = decider.decide(pod, DEFAULT)
         fresh = random.Random()
-        fresh.setstate(state)
+        fresh.setstate(chosen_by.getstate())
+        found = decider.decide(pod, DEFAULT)
         expected = decision.Decider(cluster, fresh).decide(pod, DEFAULT)
         assert (found.node, found.scores) == (expected.node, expected.scores)
         assert found.feasible == expected.feasible

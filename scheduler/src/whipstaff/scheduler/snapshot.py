@@ -81,8 +81,8 @@ class Snapshot:
         self.last_node_version = 0
         self._last_touch = (0, -1)  # the version at which the pods of a row changed, and the row
         self.images_version = 0
-        self._surprises: dict[str, int] = {}  # by name of node: the version of the last one
         """Grows when the number of nodes changes, or which of them hold which images."""
+        self._surprises: dict[str, int] = {}  # by name of node: the version of the last one
         self.names: list[str] = []
         self.row_of: dict[str, int] = {}
         self._nodes: list[Object] = []

@@ -68,8 +68,10 @@ class Trial:
         self._cluster = cluster
         self._promises = promises
         self._state: framework.CycleState = {}
-        self._has_noted = pre is None or bool(_noting(plugins, pre))
-        self._pre = self._ask_pre_filters() if self._has_noted or pre is None else pre
+        if pre is None or _noting(plugins, pre):
+            self._pre, self._has_noted = self._ask_pre_filters(), True
+        else:
+            self._pre, self._has_noted = pre, False
         skipped = self._pre.skipped
         is_refused = self._pre.rejection is not None
         noting = _noting(plugins, self._pre)
